@@ -1,0 +1,81 @@
+"""Second names: the complete table of documented names that live elsewhere.
+
+An alias module is one docstring and `__getattr__ = forward(__name__)`. The library
+itself imports only from the canonical places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+ALIASES: dict[str, dict[str, str]] = {
+    "nemo_rl.algorithms.rollout": {
+        "RolloutEngine": "nemo_rl.experience.rollout:RolloutEngine",
+    },
+    "nemo_rl.config.training": {
+        "DPOConfig": "nemo_rl.algorithms.dpo.config:DPOConfig",
+        "GRPOConfig": "nemo_rl.algorithms.grpo.config:GRPOConfig",
+        "SFTConfig": "nemo_rl.algorithms.sft.config:SFTConfig",
+    },
+    "nemo_rl.models.interfaces": {
+        "PolicyInterface": "nemo_rl.models.policy.interfaces:PolicyInterface",
+    },
+    "nemo_rl.utils.config": {
+        "Config": "nemo_rl.config.base:BaseConfig",
+        "load_config": "nemo_rl.config.loading:load_recipe_mapping",
+    },
+    "nemo_rl.utils.logger": {
+        "Logger": "nemo_rl.infra.logging:LoggerFacade",
+        "setup_logger": "nemo_rl.infra.logging:setup_logger",
+    },
+}
+"""Alias module -> second name -> "canonical.module:name"."""
+
+_GRPO_ONLY = "GRPO is the algorithm of this version: use nemo_rl.GRPOTrainer."
+_MEGATRON_ONLY = (
+    "The Megatron backend trains and generates: set policy.generation.backend to "
+    "'megatron' and use nemo_rl.models.policy.Policy."
+)
+
+LATER: dict[str, dict[str, str]] = {
+    "nemo_rl": {"SFTTrainer": _GRPO_ONLY, "DPOTrainer": _GRPO_ONLY},
+    "nemo_rl.algorithms": {
+        "DPO": _GRPO_ONLY,
+        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
+        "DPOTrainer": _GRPO_ONLY,
+        "SFT": _GRPO_ONLY,
+        "SFTTrainer": _GRPO_ONLY,
+    },
+    "nemo_rl.algorithms.dpo": {
+        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
+        "DPOTrainer": _GRPO_ONLY,
+    },
+    "nemo_rl.algorithms.sft": {"SFTTrainer": _GRPO_ONLY},
+    "nemo_rl.models": {"HuggingFacePolicy": _MEGATRON_ONLY},
+    "nemo_rl.models.generation": {
+        "HuggingFaceGeneration": _MEGATRON_ONLY,
+        "VllmConfig": _MEGATRON_ONLY,
+        "VllmGeneration": _MEGATRON_ONLY,
+        "VllmGenerationWorker": _MEGATRON_ONLY,
+    },
+}
+"""Package -> documented name that is not in this version -> what to use instead."""
+
+
+def forward(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of an alias module.
+
+    Raises:
+        KeyError: the module is not in the table.
+    """
+    names = ALIASES[module]
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        target, _, attribute = names[name].partition(":")
+        return getattr(import_module(target), attribute)
+
+    return __getattr__

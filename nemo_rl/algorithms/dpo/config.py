@@ -1,0 +1,92 @@
+"""Configuration of DPO: the dpo section and the whole recipe.
+
+DPO: Rafailov et al. 2023, "Direct Preference Optimization" (arXiv:2305.18290).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.master import MasterConfig, batch_size_follows
+from nemo_rl.config.validation import validate_batches, validate_master
+
+
+class DPOConfig(BaseConfig):
+    """The dpo section."""
+
+    batch_size: int = Field(32, ge=1)
+    """Preference pairs per step; policy.train_global_batch_size follows it."""
+    beta: float = Field(0.1, gt=0)
+    """Weight of the divergence from the reference policy."""
+    max_num_steps: int = Field(1000, ge=1)
+    """Steps after which training ends."""
+    max_num_epochs: int = Field(1, ge=1)
+    """Passes over the data after which training ends."""
+    max_time_s: float | None = Field(None, gt=0)
+    """Seconds after which training ends at the next step; None: no limit."""
+    val_period: int = Field(10, ge=0)
+    """Steps between two validations; 0: none."""
+    val_batches: int = Field(8, ge=1)
+    """Batches per validation."""
+    val_global_batch_size: int = Field(32, ge=1)
+    """Pairs per validation batch."""
+    val_micro_batch_size: int = Field(1, ge=1)
+    """Pairs per forward pass of a validation."""
+    val_at_start: bool = False
+    """Validate before the first step."""
+    val_at_end: bool = False
+    """Validate after the last step."""
+    seed: int = Field(42, ge=0)
+    """Seed of the data order."""
+    reference_policy_kl_penalty: float | None = Field(None, gt=0)
+    """NeMo-RL's name of beta; wins over it if set."""
+    preference_average_log_probs: bool = False
+    """Compare mean instead of summed log-probabilities of the responses."""
+    sft_average_log_probs: bool = False
+    """The same for the likelihood term."""
+    preference_loss_weight: float = Field(1.0, ge=0)
+    """Weight of the preference term."""
+    sft_loss_weight: float = Field(0.0, ge=0)
+    """Weight of the chosen response's likelihood."""
+
+    @model_validator(mode="after")
+    def _one_beta(self) -> Self:
+        if self.reference_policy_kl_penalty is not None:
+            self._settle("beta", self.reference_policy_kl_penalty)
+        return self
+
+
+class DPOMasterConfig(MasterConfig):
+    """A whole DPO recipe."""
+
+    section_defaults: ClassVar[dict[str, Any]] = {
+        "checkpointing": {
+            "checkpoint_dir": "results/dpo",
+            "metric_name": "val:loss",
+            "higher_is_better": False,
+        }
+    }
+
+    dpo: DPOConfig = Field(default_factory=DPOConfig)
+    """How much is trained on, how far from the reference."""
+
+    @property
+    def algorithm_section(self) -> DPOConfig:
+        """The dpo section, under the name that every algorithm has."""
+        return self.dpo
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Let train_global_batch_size follow dpo.batch_size."""
+        return batch_size_follows(values, "dpo", DPOConfig)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        validate_master(self)
+        validate_batches(
+            self.policy, self.parallel_dims, self.dpo.batch_size, "dpo.batch_size"
+        )
+        return self

@@ -1,0 +1,254 @@
+"""Algorithm names, keywords and recipe files -> a config, and a config -> a trainer.
+
+Torch-free: it names trainers by their import path and imports one only to build it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from nemo_rl.config.base import BaseConfig, merge, plain
+from nemo_rl.config.loading import load_recipe_mapping
+from nemo_rl.config.master import MasterConfig
+from nemo_rl.config.messages import section_in
+from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.imports import import_object
+from nemo_rl.utils.suggest import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AlgorithmEntry:
+    """Where an algorithm's classes are, as "module:class"."""
+
+    config: str
+    trainer: str | None
+    """None: the configuration exists, the trainer comes later."""
+    instead: str = ""
+    """What to use where there is no trainer."""
+
+
+_GRPO_IS_THERE = "Use algorithm 'grpo'."
+
+_ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
+    "grpo": AlgorithmEntry(
+        config="nemo_rl.algorithms.grpo.config:GRPOMasterConfig",
+        trainer="nemo_rl.algorithms.grpo.trainer:GRPOTrainer",
+    ),
+    "sft": AlgorithmEntry(
+        config="nemo_rl.algorithms.sft.config:SFTMasterConfig",
+        trainer=None,
+        instead=_GRPO_IS_THERE,
+    ),
+    "dpo": AlgorithmEntry(
+        config="nemo_rl.algorithms.dpo.config:DPOMasterConfig",
+        trainer=None,
+        instead=_GRPO_IS_THERE,
+    ),
+}
+"""Name -> entry, or a trainer class of one's own (with a `config_class`, or GRPO's
+sections are not known and its config is the plain mapping)."""
+
+KEYWORDS = {
+    "max_steps": "{algorithm}.max_num_steps",
+    "max_epochs": "{algorithm}.max_num_epochs",
+    "learning_rate": "policy.learning_rate",
+    "max_sequence_length": "policy.max_total_sequence_length",
+    "precision": "policy.precision",
+    "seed": "{algorithm}.seed",
+    "batch_size": "{algorithm}.batch_size",
+    "micro_batch_size": "policy.train_micro_batch_size",
+    "output_dir": "checkpointing.checkpoint_dir",
+    "num_gpus": "cluster.gpus_per_node",
+    "temperature": "policy.generation.temperature",
+}
+"""Short keyword -> path in the recipe."""
+
+_GRPO_KEYWORDS = {"batch_size": "grpo.num_prompts_per_step"}
+
+
+def _entry(algorithm: str) -> AlgorithmEntry | type:
+    if algorithm not in _ALGORITHM_REGISTRY:
+        names = sorted(_ALGORITHM_REGISTRY)
+        raise ConfigurationError(
+            f"algorithm={algorithm!r} is not one of {', '.join(names)}."
+            f"{did_you_mean(algorithm, names)}"
+        )
+    return _ALGORITHM_REGISTRY[algorithm]
+
+
+def config_class(algorithm: str) -> type[MasterConfig]:
+    """Return the class of an algorithm's whole recipe.
+
+    Raises:
+        ConfigurationError: no such algorithm, or a trainer registered without one.
+    """
+    entry = _entry(algorithm)
+    if isinstance(entry, AlgorithmEntry):
+        return import_object(entry.config)
+    found = getattr(entry, "config_class", None)
+    if found is None:
+        raise ConfigurationError(
+            f"{entry.__name__}, registered as {algorithm!r}, has no config_class: set "
+            "it to the class of its configuration."
+        )
+    return found
+
+
+def trainer_class(algorithm: str) -> type:
+    """Return an algorithm's trainer class; imports it, and with it torch.
+
+    Raises:
+        ConfigurationError: no such algorithm, or it has no trainer in this version.
+    """
+    entry = _entry(algorithm)
+    if not isinstance(entry, AlgorithmEntry):
+        return entry
+    if entry.trainer is None:
+        raise ConfigurationError(
+            f"algorithm {algorithm!r} can be configured but not trained in this "
+            f"version. {entry.instead}"
+        )
+    return import_object(entry.trainer)
+
+
+def algorithm_of(mapping: Mapping[str, Any] | BaseConfig) -> str:
+    """Return the algorithm of a recipe: its `algorithm` key or its one section.
+
+    Raises:
+        ConfigurationError: none or several of the sections are there.
+    """
+    if mapping.get("algorithm"):
+        return str(mapping.get("algorithm"))
+    present = [name for name in _ALGORITHM_REGISTRY if name in mapping]
+    if len(present) == 1:
+        return present[0]
+    names = ", ".join(sorted(_ALGORITHM_REGISTRY))
+    found = f"several: {', '.join(present)}" if present else "none"
+    raise ConfigurationError(
+        f"which algorithm? Expected the key `algorithm`, or one of the sections "
+        f"{names}; found {found}."
+    )
+
+
+def to_config(mapping: Mapping[str, Any] | BaseConfig, algorithm: str) -> MasterConfig:
+    """Validate a mapping as the recipe of an algorithm; a config passes as it is."""
+    cls = config_class(algorithm)
+    return mapping if isinstance(mapping, cls) else cls.from_mapping(mapping)
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> MasterConfig:
+    """Read and validate a recipe file.
+
+    Args:
+        path: YAML file; its folder becomes the config's `recipe_dir`.
+        overrides: "section.key=value" texts, applied in order.
+
+    Raises:
+        ConfigurationError: the file, an override or a value is wrong.
+    """
+    mapping = load_recipe_mapping(path, overrides)
+    try:
+        config = to_config(mapping, algorithm_of(mapping))
+    except ConfigurationError as error:
+        raise type(error)(f"{path}: {error}") from error
+    config.recipe_dir = Path(path).resolve().parent
+    return config
+
+
+def create_trainer(config: MasterConfig | Mapping[str, Any]) -> Any:
+    """Build the trainer of a config or mapping; imports torch.
+
+    Raises:
+        ConfigurationError: as `algorithm_of`, `trainer_class` and the config's own.
+    """
+    algorithm = algorithm_of(config)
+    return trainer_class(algorithm)(config)
+
+
+def build_config(
+    model: str,
+    algorithm: str = "grpo",
+    *,
+    base: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> MasterConfig:
+    """Build a config from keywords.
+
+    Args:
+        model: folder, hub name or packaged model.
+        algorithm: registered name.
+        base: recipe that the keywords are laid over.
+        **kwargs: names of `KEYWORDS`, whole sections (`policy={...}`), or any key of
+            the recipe whose name occurs once (`num_generations_per_prompt=8`).
+
+    Raises:
+        ConfigurationError: a keyword is no key, or one of several; or a value is
+            wrong.
+    """
+    cls = config_class(algorithm)
+    values = merge(plain(base or {}), {"policy": {"model_name": model}})
+    for name, value in kwargs.items():
+        if name in cls.model_fields:
+            change = {name: plain(value)}
+        else:
+            change = _nested(_path_of(name, cls, algorithm), plain(value))
+        values = merge(values, change)
+    values.setdefault("algorithm", algorithm)
+    values.setdefault(algorithm, {})
+    return cls.from_mapping(copy.deepcopy(values))
+
+
+def _path_of(name: str, cls: type[MasterConfig], algorithm: str) -> str:
+    paths = _leaves(cls)
+    short = KEYWORDS.get(name)
+    if algorithm == "grpo":
+        short = _GRPO_KEYWORDS.get(name, short)
+    if short is not None:
+        path = short.format(algorithm=algorithm)
+        if path in paths.get(path.rpartition(".")[2], ()):
+            return path
+    found = paths.get(name, [])
+    if not found:
+        raise ConfigurationError(
+            f"{name} is not a keyword of {algorithm!r}."
+            f"{did_you_mean(name, [*KEYWORDS, *paths, *cls.model_fields])}"
+        )
+    # Of several keys, that of the algorithm's own section or of policy is meant.
+    for path in (f"{algorithm}.{name}", f"policy.{name}"):
+        if path in found:
+            return path
+    if len(found) == 1:
+        return found[0]
+    raise ConfigurationError(
+        f"{name} could be any of {', '.join(found)}: pass its section as a dict, for "
+        f"example {found[0].partition('.')[0]}={{...}}."
+    )
+
+
+def _leaves(cls: type[BaseModel], prefix: str = "") -> dict[str, list[str]]:
+    """Return key name -> every dotted path that ends in it."""
+    paths: dict[str, list[str]] = {}
+    for name, field in cls.model_fields.items():
+        section = section_in(field.annotation)
+        path = f"{prefix}{name}"
+        if section is None or prefix:
+            paths.setdefault(name, []).append(path)
+        if section is not None:
+            for leaf, found in _leaves(section, f"{path}.").items():
+                paths.setdefault(leaf, []).extend(found)
+    return paths
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value

@@ -1,0 +1,127 @@
+"""The one table of features that recipes may name but this version does not have.
+
+Each entry says what to write instead. The keys stay fields, so that a recipe which
+switches such a feature off is valid; deleting an entry makes the feature available.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Refusal(NamedTuple):
+    """When a value is refused, and the sentence that says what to use instead."""
+
+    when: Callable[[Any], bool]
+    instead: str
+
+
+def _on(value: Any) -> bool:
+    return bool(value)
+
+
+def _above_one(value: Any) -> bool:
+    return value is not None and value > 1
+
+
+def _is(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+_RAISE_TP = "Keep it at 1 and raise tensor_model_parallel_size instead."
+
+UNAVAILABLE: dict[tuple[str, str], Refusal] = {
+    ("DTensorConfig", "enabled"): Refusal(
+        _on, "Train with Megatron: set policy.megatron_cfg.enabled to true."
+    ),
+    ("MegatronConfig", "enabled"): Refusal(
+        lambda value: not value,
+        "Megatron is the only training backend: leave policy.megatron_cfg.enabled "
+        "out or set it to true.",
+    ),
+    ("MegatronConfig", "context_parallel_size"): Refusal(_above_one, _RAISE_TP),
+    ("MegatronConfig", "expert_model_parallel_size"): Refusal(_above_one, _RAISE_TP),
+    ("MegatronConfig", "expert_tensor_parallel_size"): Refusal(_above_one, _RAISE_TP),
+    ("MegatronConfig", "virtual_pipeline_model_parallel_size"): Refusal(
+        _above_one, "Leave it out: the pipeline runs without interleaving."
+    ),
+    ("MegatronConfig", "num_layers_in_first_pipeline_stage"): Refusal(
+        lambda value: value is not None,
+        "Leave it out: stages hold the same number of layers.",
+    ),
+    ("MegatronConfig", "num_layers_in_last_pipeline_stage"): Refusal(
+        lambda value: value is not None,
+        "Leave it out: stages hold the same number of layers.",
+    ),
+    ("MegatronConfig", "fp8_cfg"): Refusal(
+        lambda value: bool(value) and value.get("enabled", True),
+        "Train in policy.precision 'bfloat16'.",
+    ),
+    ("MegatronConfig", "peft"): Refusal(
+        lambda value: bool(value) and value.get("enabled", True),
+        "Train all weights: leave peft out.",
+    ),
+    ("MegatronOptimizerConfig", "optimizer"): Refusal(
+        lambda value: value != "adam", "Use 'adam' (decoupled weight decay)."
+    ),
+    ("MegatronOptimizerConfig", "optimizer_cpu_offload"): Refusal(
+        _on, "Set it to false; use_distributed_optimizer spreads the state over ranks."
+    ),
+    ("MegatronOptimizerConfig", "fp16"): Refusal(
+        _on, "Set policy.precision to 'bfloat16'."
+    ),
+    ("DDPConfig", "use_custom_fsdp"): Refusal(
+        _on, "Set it to false; use_distributed_optimizer spreads the state over ranks."
+    ),
+    ("GenerationConfig", "backend"): Refusal(
+        _is("vllm", "hf"),
+        "Set policy.generation.backend to 'megatron', which samples with the "
+        "training weights.",
+    ),
+    ("ColocatedConfig", "enabled"): Refusal(
+        lambda value: not value,
+        "Set it to true: generation shares the processes of training.",
+    ),
+    ("SequencePackingConfig", "enabled"): Refusal(
+        _on,
+        "Set it to false; micro-batches are padded to their longest sequence.",
+    ),
+    ("DynamicBatchingConfig", "enabled"): Refusal(
+        _on, "Set it to false and choose policy.train_micro_batch_size."
+    ),
+    ("LoggerConfig", "swanlab_enabled"): Refusal(
+        _on, "Use tensorboard_enabled, wandb_enabled or mlflow_enabled."
+    ),
+    ("GRPOConfig", "max_rollout_turns"): Refusal(
+        _above_one, "Keep it at 1: one response per prompt."
+    ),
+    ("GRPOConfig", "use_dynamic_sampling"): Refusal(
+        _on,
+        "Set it to false; prompts whose rewards are all equal have advantage 0.",
+    ),
+    ("AsyncGRPOConfig", "enabled"): Refusal(
+        _on, "Set it to false: generation and training take turns."
+    ),
+    ("RewardShapingConfig", "enabled"): Refusal(
+        _on, "Shape the reward in your own env.reward_fn."
+    ),
+    ("RewardScalingConfig", "enabled"): Refusal(
+        _on, "Scale the reward in your own env.reward_fn."
+    ),
+    ("ClippedPGLossConfig", "sequence_level_importance_ratios"): Refusal(
+        _on, "Set it to false: ratios are per token."
+    ),
+    ("ClippedPGLossConfig", "use_kl_in_reward"): Refusal(
+        _on, "Set it to false: the penalty is a term of the loss."
+    ),
+}
+"""(section class, field) -> when its value is refused, and what to use instead."""
+
+
+def refusal(section: str, field: str, value: Any) -> str | None:
+    """Return why a value of a field is refused, or None if it is available."""
+    entry = UNAVAILABLE.get((section, field))
+    if entry is None or not entry.when(value):
+        return None
+    return f"is not available in this version. {entry.instead}"

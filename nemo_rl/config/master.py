@@ -1,0 +1,121 @@
+"""MasterConfig: the sections every algorithm's recipe has; knows no algorithm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from nemo_rl.config.base import BaseConfig, merge, plain
+from nemo_rl.config.cluster import ClusterConfig
+from nemo_rl.config.data import DataConfig
+from nemo_rl.config.environment import EnvConfig
+from nemo_rl.config.parallel import ParallelDims
+from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.config.services import CheckpointingConfig, LoggerConfig
+
+
+class MasterConfig(BaseConfig):
+    """A whole recipe without the sections of its algorithm."""
+
+    section_defaults: ClassVar[dict[str, Any]] = {}
+    """Values that this algorithm sets in the common sections unless a recipe does."""
+
+    algorithm: str | None = None
+    """Name of the algorithm; None: the one whose section the recipe has."""
+    policy: PolicyConfig
+    """Which model, how it is trained, split and sampled."""
+    data: DataConfig = Field(default_factory=DataConfig)
+    """Which rows are trained and validated on."""
+    env: EnvConfig = Field(default_factory=EnvConfig)
+    """What scores a response."""
+    checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig)
+    """When weights, optimizer and counters are saved."""
+    logger: LoggerConfig = Field(default_factory=LoggerConfig)
+    """Where metrics and samples go."""
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    """How many machines, what of each."""
+
+    _recipe_dir: Path | None = PrivateAttr(None)
+
+    @property
+    def recipe_dir(self) -> Path | None:
+        """Folder of the recipe's file, where its own code is looked for.
+
+        Not a part of the recipe: it is set by `load_recipe` and never written out.
+        """
+        return self._recipe_dir
+
+    @recipe_dir.setter
+    def recipe_dir(self, folder: Path | str | None) -> None:
+        self._recipe_dir = Path(folder) if folder is not None else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a field, validated, or the recipe's folder."""
+        if name == "recipe_dir":
+            name = "_recipe_dir"
+            value = Path(value) if value is not None else None
+        super().__setattr__(name, value)
+
+    def merged(self, changes: Any) -> Any:
+        """Return a validated copy with nested `changes`; the folder is kept."""
+        copy = super().merged(changes)
+        copy.recipe_dir = self.recipe_dir
+        return copy
+
+    @property
+    def parallel_dims(self) -> ParallelDims:
+        """Sizes of the parallel axes.
+
+        Raises:
+            ConfigurationError: they do not divide the world size.
+        """
+        megatron = self.policy.megatron_cfg
+        return ParallelDims(
+            world_size=self.cluster.world_size,
+            tp=megatron.tensor_model_parallel_size,
+            pp=megatron.pipeline_model_parallel_size,
+            cp=megatron.context_parallel_size,
+            ep=megatron.expert_model_parallel_size,
+        )
+
+    @property
+    def max_prompt_length(self) -> int:
+        """Longest prompt in tokens.
+
+        data.max_input_seq_length, or what max_new_tokens leaves of
+        policy.max_total_sequence_length, or half of it where that leaves nothing. A
+        prompt always leaves room for a token; a response ends where prompt and
+        response together reach max_total_sequence_length.
+        """
+        total = self.policy.max_total_sequence_length
+        wanted = self.data.max_input_seq_length
+        if wanted is None:
+            wanted = total - self.policy.generation.max_new_tokens or total // 2
+        return min(wanted, total - 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return cls.adapt(merge(cls.section_defaults, plain(values)))
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Fill in defaults that depend on what is given; a hook of algorithms."""
+        return values
+
+
+def batch_size_follows(
+    values: dict[str, Any], section: str, cls: type[BaseConfig]
+) -> dict[str, Any]:
+    """Set policy.train_global_batch_size to a section's batch_size unless given."""
+    policy = values.get("policy")
+    if not isinstance(policy, dict) or "train_global_batch_size" in policy:
+        return values
+    default = cls.model_fields["batch_size"].default
+    given = values.get(section)
+    size = given.get("batch_size", default) if isinstance(given, dict) else default
+    return {**values, "policy": {**policy, "train_global_batch_size": size}}

@@ -1,0 +1,64 @@
+"""Every error the library raises on purpose, and the exit code each stands for.
+
+    NemoRLError                      1
+    ├── ConfigurationError           2   also a ValueError: the recipe or a keyword
+    │   └── DataError                2   a dataset or one of its rows
+    ├── CheckpointError              2   no usable, or somebody else's, checkpoint
+    ├── LaunchError                  2   the job cannot be submitted or started
+    ├── TrainingError                1   also a RuntimeError: while training
+    │   ├── RewardError              2   the user's reward function
+    │   └── WorkerError              1   a worker process failed or died
+    └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
+
+Each takes its message alone, so that it survives pickling between processes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NemoRLError(Exception):
+    """Base of all errors of nemo_rl; `exit_code` is what the driver ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(NemoRLError, ValueError):
+    """What was asked for cannot be: the message says what to change."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class DataError(ConfigurationError):
+    """A dataset is missing, empty or has a row that cannot be used."""
+
+
+class CheckpointError(NemoRLError):
+    """A checkpoint cannot be written or read, or belongs to another run."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class LaunchError(NemoRLError):
+    """A job cannot be rendered, submitted or brought up."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class TrainingError(NemoRLError, RuntimeError):
+    """Training cannot go on."""
+
+
+class RewardError(TrainingError):
+    """A reward function raised, or returned something that is no reward."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class WorkerError(TrainingError):
+    """A worker raised an error of its own or died: names rank, host and cause."""
+
+
+class ResourceError(NemoRLError, RuntimeError):
+    """The machines have less than the run asks for."""
