@@ -67,8 +67,10 @@ KEYWORDS = {
     "batch_size": "{algorithm}.batch_size",
     "micro_batch_size": "policy.train_micro_batch_size",
     "output_dir": "checkpointing.checkpoint_dir",
-    "num_gpus": "cluster.gpus_per_node",
-    "temperature": "policy.generation.temperature",
+    "gpus_per_node": "cluster.gpus_per_node",
+    "num_nodes": "cluster.num_nodes",
+    "tensor_parallel_size": "policy.megatron_cfg.tensor_model_parallel_size",
+    "pipeline_parallel_size": "policy.megatron_cfg.pipeline_model_parallel_size",
 }
 """Short keyword -> path in the recipe."""
 

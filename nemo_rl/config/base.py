@@ -117,20 +117,25 @@ class BaseConfig(BaseModel, metaclass=_ConfigMeta):
         return list(type(self).model_fields)
 
     def __getitem__(self, name: str) -> Any:
+        """Return a field's value; KeyError if there is no such field."""
         if name not in self:
             raise KeyError(name)
         return getattr(self, name)
 
     def __contains__(self, name: object) -> bool:
+        """Return whether there is such a field."""
         return name in type(self).model_fields
 
     def __iter__(self) -> Iterator[str]:  # pyrefly: ignore[bad-override]
+        """Iterate over the names of the fields."""
         return iter(self.keys())
 
     def __len__(self) -> int:
+        """Return the number of fields."""
         return len(self.keys())
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Assign a field, validated; ConfigurationError if there is none."""
         if name[0] != "_" and name not in self:
             raise ConfigurationError(describe_unknown(type(self), name))
         try:

@@ -1,4 +1,4 @@
-"""The policy.generation section: how responses are sampled, whichever engine does it."""
+"""The policy.generation section: how responses are sampled, by whichever engine."""
 
 from __future__ import annotations
 

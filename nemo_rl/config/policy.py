@@ -7,6 +7,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.dormant import (
+    DTensorConfig,
+    DynamicBatchingConfig,
+    SequencePackingConfig,
+)
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.config.megatron import MegatronConfig
 from nemo_rl.config.optimizer import OptimizerConfig, SchedulerConfig
@@ -22,71 +27,6 @@ class TokenizerConfig(BaseConfig):
     """Jinja text or a file's path; None means the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Extra variables of the chat template, such as enable_thinking."""
-
-
-class DTensorConfig(BaseConfig):
-    """policy.dtensor_cfg: the PyTorch-native backend; not available."""
-
-    enabled: bool = False
-    """Not available; train with Megatron."""
-    cpu_offload: bool = False
-    """Accepted, see enabled."""
-    tensor_parallel_size: int = Field(1, ge=1)
-    """Accepted, see enabled."""
-    context_parallel_size: int = Field(1, ge=1)
-    """Accepted, see enabled."""
-    activation_checkpointing: bool = False
-    """Accepted, see enabled."""
-    sequence_parallel: bool = False
-    """Accepted, see enabled."""
-    custom_parallel_plan: str | None = None
-    """Accepted, see enabled."""
-    clear_cache_every_n_steps: int | None = None
-    """Accepted, see enabled."""
-    lora_cfg: dict[str, Any] | None = None
-    """Accepted, see enabled."""
-    automodel_kwargs: dict[str, Any] | None = None
-    """Accepted, see enabled."""
-    env_vars: dict[str, str] | None = None
-    """Accepted, see enabled."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_version(cls, values: Any) -> Any:
-        """Drop `_v2`: it chooses between two generations of a backend we lack."""
-        if isinstance(values, dict):
-            return {key: value for key, value in values.items() if key != "_v2"}
-        return values
-
-
-class SequencePackingConfig(BaseConfig):
-    """policy.sequence_packing: several sequences in one row; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    algorithm: str = "modified_first_fit_decreasing"
-    """Accepted, see enabled."""
-    sequence_length_round: int = Field(64, ge=1)
-    """Accepted, see enabled."""
-    train_mb_tokens: int | None = None
-    """Accepted, see enabled."""
-    logprob_mb_tokens: int | None = None
-    """Accepted, see enabled."""
-    sequence_length_pad_multiple: int | None = None
-    """Accepted, see enabled."""
-
-
-class DynamicBatchingConfig(BaseConfig):
-    """policy.dynamic_batching: micro-batches of equal token count; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    train_mb_tokens: int | None = None
-    """Accepted, see enabled."""
-    logprob_mb_tokens: int | None = None
-    """Accepted, see enabled."""
-    sequence_length_round: int = Field(64, ge=1)
-    """Accepted, see enabled."""
 
 
 class PolicyConfig(BaseConfig):

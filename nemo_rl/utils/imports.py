@@ -24,6 +24,7 @@ EXTRA_OF = {
     "psutil": "mcore",
     "ray": "ray",
     "safetensors": "train",
+    "submitit": "slurm",
     "tensorboard": "train",
     "torch": "train",
     "transformers": "train",

@@ -10,51 +10,13 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.dormant import (
+    AsyncGRPOConfig,
+    RewardScalingConfig,
+    RewardShapingConfig,
+)
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_batches, validate_master
-
-
-class AsyncGRPOConfig(BaseConfig):
-    """grpo.async_grpo: generate while training; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    max_trajectory_age_steps: int = Field(1, ge=1)
-    """Accepted, see enabled."""
-    in_flight_weight_updates: bool = False
-    """Accepted, see enabled."""
-    recompute_kv_cache_after_weight_updates: bool = False
-    """Accepted, see enabled."""
-
-
-class RewardShapingConfig(BaseConfig):
-    """grpo.reward_shaping: penalty on long responses; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    overlong_buffer_length: int = 128
-    """Accepted, see enabled."""
-    overlong_buffer_penalty: float = 1.0
-    """Accepted, see enabled."""
-    max_response_length: int | None = None
-    """Accepted, see enabled."""
-    stop_properly_penalty_coef: float | None = None
-    """Accepted, see enabled."""
-
-
-class RewardScalingConfig(BaseConfig):
-    """grpo.reward_scaling: map rewards to another range; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    source_min: float = 0.0
-    """Accepted, see enabled."""
-    source_max: float = 1.0
-    """Accepted, see enabled."""
-    target_min: float = 0.0
-    """Accepted, see enabled."""
-    target_max: float = 1.0
-    """Accepted, see enabled."""
 
 
 class GRPOConfig(BaseConfig):
