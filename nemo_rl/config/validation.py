@@ -105,14 +105,15 @@ def validate_batches(
         raise ConfigurationError(
             f"policy.train_global_batch_size={batch} is not a multiple of the "
             f"{dims.dp} copies of the model (world size {dims.world_size} / tensor "
-            f"{dims.tp} / pipeline {dims.pp}). Nearest valid: {_multiples(batch, dims.dp)}."
+            f"{dims.tp} / pipeline {dims.pp}). Nearest valid: "
+            f"{_multiples(batch, dims.dp)}."
         )
     share = batch // dims.dp
     if share % micro:
         raise ConfigurationError(
-            f"policy.train_micro_batch_size={micro} does not divide the {share} samples "
-            f"of each copy of the model (policy.train_global_batch_size={batch} / "
-            f"{dims.dp} copies). Nearest valid: {nearest(micro, divisors(share))}."
+            f"policy.train_micro_batch_size={micro} does not divide the {share} "
+            f"samples of each copy of the model (policy.train_global_batch_size={batch} "
+            f"/ {dims.dp} copies). Nearest valid: {nearest(micro, divisors(share))}."
         )
 
 
@@ -157,8 +158,8 @@ def validate_model_shape(config: MasterConfig, hf_config: Mapping[str, Any]) -> 
     layers, pp = shape.get("num_hidden_layers"), megatron.pipeline_model_parallel_size
     if layers is not None and layers % pp:
         raise ConfigurationError(
-            f"policy.megatron_cfg.pipeline_model_parallel_size={pp} does not divide the "
-            f"{layers} layers of {model}; nearest valid: "
+            f"policy.megatron_cfg.pipeline_model_parallel_size={pp} does not divide "
+            f"the {layers} layers of {model}; nearest valid: "
             f"{nearest(pp, divisors(layers))}."
         )
     positions = shape.get("max_position_embeddings")

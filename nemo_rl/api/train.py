@@ -1,0 +1,159 @@
+"""nemo_rl.train(): a model, a dataset and a reward function; nothing else is needed.
+
+It checks its arguments, builds a config, and leaves the rest to the trainer's `fit`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_rl.api.functional import (
+    build_config,
+    config_class,
+    create_trainer,
+    trainer_class,
+)
+from nemo_rl.config.base import merge, plain
+from nemo_rl.utils.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from nemo_rl.trainers.state import TrainResult
+
+logger = logging.getLogger(__name__)
+
+_NEEDS_REWARD = {"grpo"}
+_FIT_ARGUMENTS = ("val_dataset", "callbacks")
+
+
+def train(
+    model: str | Path,
+    dataset: Any = None,
+    reward_fn: Callable[..., Any] | str | None = None,
+    *,
+    algorithm: str = "grpo",
+    **kwargs: Any,
+) -> TrainResult:
+    """Train a model and return what came of it.
+
+    Args:
+        model: Hugging Face folder, hub name or packaged model.
+        dataset: registered name, hub name, folder, JSONL file, list of rows,
+            `datasets.Dataset` or `DataModule`; None where `data={...}` names one.
+        reward_fn: `(prompt, response) -> float`, the same over lists, or
+            "module:function"; None where the dataset brings its own.
+        algorithm: "grpo", or the name of an algorithm of your own.
+        **kwargs: `val_dataset` and `callbacks` go to `fit`; anything else is a
+            keyword of the recipe: `max_steps`, `learning_rate`, `batch_size`,
+            `max_sequence_length`, `precision`, any key whose name occurs once, or a
+            whole section (`grpo={...}`).
+
+    Returns:
+        Steps, metrics, and the paths of checkpoint, logs and exported model.
+
+    Raises:
+        ConfigurationError: an argument is missing or wrong.
+
+    Example:
+        >>> import nemo_rl
+        >>> result = nemo_rl.train(  # doctest: +SKIP
+        ...     model="smollm2-135m-instruct",
+        ...     dataset="arithmetic",
+        ...     reward_fn=lambda prompt, response: float(response.strip() == "4"),
+        ...     max_steps=10,
+        ... )
+    """
+    fit_arguments = {name: kwargs.pop(name, None) for name in _FIT_ARGUMENTS}
+    _validate_inputs(model, dataset, reward_fn, algorithm=algorithm, kwargs=kwargs)
+    if isinstance(reward_fn, str):
+        kwargs["env"] = merge(plain(kwargs.get("env") or {}), {"reward_fn": reward_fn})
+        reward_fn = None
+    trainer = _create_trainer_for_algorithm(str(model), algorithm, kwargs)
+    return trainer.fit(dataset=dataset, reward_fn=reward_fn, **fit_arguments)
+
+
+def _validate_inputs(
+    model: Any,
+    dataset: Any,
+    reward_fn: Any,
+    *,
+    algorithm: str,
+    kwargs: Mapping[str, Any],
+) -> None:
+    trainer_class(algorithm)
+    if not isinstance(model, (str, Path)) or not str(model).strip():
+        raise ConfigurationError(
+            f"model={model!r}: expected a folder or a model's name, "
+            "for example 'smollm2-135m-instruct'."
+        )
+    data = plain(kwargs.get("data") or {})
+    if dataset is None and not (data.get("dataset_name") or kwargs.get("dataset_name")):
+        raise ConfigurationError(
+            "dataset is missing: pass a name, a path, a list of rows or a dataset."
+        )
+    if (
+        reward_fn is not None
+        and not callable(reward_fn)
+        and not isinstance(reward_fn, str)
+    ):
+        raise ConfigurationError(
+            f"reward_fn={reward_fn!r} is not callable. Expected a function "
+            "(prompt, response) -> float, or 'module:function'."
+        )
+    if (
+        reward_fn is None
+        and algorithm in _NEEDS_REWARD
+        and not isinstance(dataset, (str, type(None)))
+    ):
+        env = plain(kwargs.get("env") or {})
+        if not (env.get("name") or env.get("reward_fn") or env.get("math")):
+            raise ConfigurationError(
+                "reward_fn is missing: these rows bring no reward of their own. Pass "
+                "a function (prompt, response) -> float."
+            )
+
+
+def _create_trainer_for_algorithm(
+    model: str, algorithm: str, kwargs: dict[str, Any]
+) -> Any:
+    """Build the config and its trainer.
+
+    An algorithm of one's own without a `config_class` builds its config itself, in
+    its trainer's `from_pretrained`.
+    """
+    cls = trainer_class(algorithm)
+    try:
+        config_class(algorithm)
+    except ConfigurationError:
+        return cls.from_pretrained(model, **kwargs)
+    base = machine_defaults(kwargs)
+    config = build_config(model, algorithm, base=base, **kwargs)
+    return create_trainer(config)
+
+
+def machine_defaults(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return defaults that fit this machine, unless the caller chose a cluster.
+
+    Without a GPU that is one CPU worker in float32; with GPUs, all that are here.
+    """
+    chosen = {"cluster", "gpus_per_node", "cpu_workers_per_node", "num_nodes"}
+    if chosen & set(kwargs):
+        return {}
+    gpus = count_gpus()
+    if gpus:
+        return {"cluster": {"gpus_per_node": gpus}}
+    logger.info("No GPU on this machine: training with 1 CPU worker in float32.")
+    return {
+        "cluster": {"gpus_per_node": 0, "cpu_workers_per_node": 1},
+        "policy": {"precision": "float32"},
+    }
+
+
+def count_gpus(devices: Path = Path("/dev")) -> int:
+    """Count NVIDIA GPUs by their device files; no torch, no driver call."""
+    return sum(
+        entry.name.removeprefix("nvidia").isdigit()
+        for entry in devices.glob("nvidia[0-9]*")
+    )
