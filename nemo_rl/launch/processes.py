@@ -1,0 +1,125 @@
+"""Children of the node agent: start them, watch them, end all of them fast.
+
+Knows nothing about what they do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+TAIL_LINES = 20
+
+
+class Child:
+    """One child process with its log file."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        log: Path | None = None,
+    ) -> None:
+        """Start it in a session of its own, so that signals for us spare it.
+
+        Args:
+            name: how messages call it.
+            command: program and arguments.
+            env: its whole environment.
+            log: file for its output; this process's output when None.
+        """
+        self.name = name
+        self.log = log
+        sys.stdout.flush()
+        output = log.open("ab") if log else None
+        self._process = subprocess.Popen(
+            list(command),
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            start_new_session=True,
+        )
+        if output:
+            output.close()
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, as the shell counts: 128 + n when signal n ended it."""
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
+    def send(self, number: int) -> None:
+        """Send a signal to the child alone; nothing happens if it is gone."""
+        if self.returncode is None:
+            self._process.send_signal(number)
+
+    def tail(self) -> str:
+        """Return the end of its log, indented; "" where it has none."""
+        if self.log is None or not self.log.exists():
+            return ""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "".join(f"\n    {line}" for line in lines[-TAIL_LINES:])
+
+
+def adopt_orphans() -> None:
+    """Let every process started below stay below, even when its parent ends.
+
+    Ray's daemons and workers detach themselves; so `end_all` still finds them.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants(root: int) -> list[int]:
+    """Return the ids of all processes below a process, nearest first."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (parent := _parent(int(entry))) is not None:
+            children.setdefault(parent, []).append(int(entry))
+    found, queue = [], [root]
+    while queue:
+        below = children.get(queue.pop(0), [])
+        found.extend(below)
+        queue.extend(below)
+    return found
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None  # It ended while we looked.
+    # The command's name is in brackets and may hold blanks and brackets itself.
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return None if state == "Z" else int(parent)
+
+
+def end_all(grace_s: float = 3.0) -> None:
+    """End every process below this one: ask, wait a moment, then force."""
+    deadline = time.monotonic() + grace_s
+    _signal_all(signal.SIGTERM)
+    while descendants(os.getpid()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # New children may appear while the tree is read, so look until it is empty.
+    for _ in range(40):
+        if not _signal_all(signal.SIGKILL):
+            return
+        time.sleep(0.05)
+
+
+def _signal_all(number: int) -> list[int]:
+    pids = descendants(os.getpid())
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+    return pids

@@ -1,0 +1,42 @@
+"""Ask a Ray head which nodes are alive, without joining the cluster.
+
+A process that joins Ray dies with its raylet; the agent has to outlive it to say
+what happened, so it only talks to the head's node table.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+TIMEOUT_S = 5.0
+
+
+def alive_addresses(address: str) -> list[str] | None:
+    """Return the addresses of the nodes alive, None while the head does not answer.
+
+    Args:
+        address: "ip:port" of the head. Access is by the token of this process's
+            environment (RAY_AUTH_TOKEN_PATH).
+    """
+    # Ray's C++ client: an import of a second that only the head pays.
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.exceptions import RayError
+
+    try:
+        nodes = _client(address).get_all_node_info(timeout=TIMEOUT_S)
+    except (RayError, RuntimeError, OSError):
+        _client.cache_clear()
+        return None
+    return [
+        node.node_manager_address
+        for node in nodes.values()
+        if node.state == GcsNodeInfo.ALIVE
+    ]
+
+
+@lru_cache(maxsize=1)
+def _client(address: str) -> Any:
+    from ray._raylet import GcsClient
+
+    return GcsClient(address=address)

@@ -1,0 +1,145 @@
+#!/bin/bash
+# Body of every job. A recipe script sources it after setting RECIPE and, if it has
+# any, OVERRIDES; the arguments of the script are further overrides. It chooses the
+# run folder, starts one agent per node (python -m nemo_rl.launch.node), passes on
+# SLURM's warning before the time limit, and decides whether the job runs again.
+# It runs outside the container: scontrol is not inside.
+
+NEMO_RL_ROOT=${NEMO_RL_ROOT:-$SLURM_SUBMIT_DIR}
+REQUEUE_CODE=75
+
+say() { printf '%(%F %T)T job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
+
+# Lines KEY=value of launch/<site>.env; what the environment already has wins.
+load_site() {
+    local file=$NEMO_RL_ROOT/launch/$1.env line key value
+    [ -r "$file" ] || { say "no site file $file"; exit 2; }
+    while IFS= read -r line || [ -n "$line" ]; do
+        [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
+        key=${line%%=*}
+        value=${line#*=}
+        if [ "${value:0:1}" = '"' ]; then value=${value#\"}; value=${value%\"}; fi
+        [ -n "${!key+set}" ] || export "$key=$value"
+    done < "$file"
+}
+
+choose_python() {
+    if [ -n "${NEMO_RL_PYTHON:-}" ]; then
+        printf '%s\n' "$NEMO_RL_PYTHON"
+    elif [ -x "$NEMO_RL_ROOT/.venv/bin/python" ] && [ "$CONTAINER_RUNTIME" = none ]; then
+        printf '%s\n' "$NEMO_RL_ROOT/.venv/bin/python"
+    else
+        printf 'python3\n'
+    fi
+}
+
+# SLURM's warning: the trainer finds the file or the signal, saves and ends.
+# shellcheck disable=SC2329  # called by trap
+on_usr2() {
+    say "USR2: time is nearly up or the job is preempted; asking the trainer to save"
+    touch "$RUN_DIR/PREEMPT"
+    [ -z "${STEP_PID:-}" ] || kill -USR2 "$STEP_PID" 2>/dev/null
+}
+
+# Bash runs a trap only between commands: a signal ends wait early, so wait again.
+wait_for_step() {
+    wait "$STEP_PID"
+    STEP_CODE=$?
+    while kill -0 "$STEP_PID" 2>/dev/null; do
+        wait "$STEP_PID"
+        STEP_CODE=$?
+    done
+}
+
+# The head is done, but srun may wait for a node that no longer answers.
+watch_step() {
+    while kill -0 "$STEP_PID" 2>/dev/null; do
+        if [ -e "$ATTEMPT_DIR/exit_code" ]; then
+            sleep 10
+            kill -TERM "$STEP_PID" 2>/dev/null
+            sleep 1
+            kill -TERM "$STEP_PID" 2>/dev/null
+            sleep 5
+            kill -KILL "$STEP_PID" 2>/dev/null
+            return
+        fi
+        sleep 1
+    done
+}
+
+# Why the attempt before this one ended, where SLURM ended it before it could tell.
+report_last_attempt() {
+    local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
+    [ "$ATTEMPT" -gt 0 ] && [ -d "$last" ] || return 0
+    if [ -s "$last/failure" ]; then
+        say "attempt $((ATTEMPT - 1)) failed: $(cat "$last/failure")"
+    elif [ ! -s "$last/exit_code" ]; then
+        say "SLURM ended attempt $((ATTEMPT - 1)): node failure, preemption or requeue"
+    fi
+}
+
+# An attempt that saved no new checkpoint, twice in a row, would never end.
+may_requeue() {
+    local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))/progress
+    cp "$RUN_DIR/PROGRESS" "$ATTEMPT_DIR/progress" 2>/dev/null || : > "$ATTEMPT_DIR/progress"
+    if [ "$((ATTEMPT + 1))" -ge "${NEMO_RL_MAX_ATTEMPTS:-20}" ]; then
+        say "not requeued: this was attempt $ATTEMPT and NEMO_RL_MAX_ATTEMPTS is ${NEMO_RL_MAX_ATTEMPTS:-20}"
+        return 1
+    fi
+    if [ "$ATTEMPT" -gt 0 ] && [ -e "$last" ] && cmp -s "$last" "$ATTEMPT_DIR/progress"; then
+        say "not requeued: two attempts in a row ended without a new checkpoint"
+        return 1
+    fi
+}
+
+finish() {
+    local code=$1
+    case $code in
+        0) say "done; results in $RUN_DIR" ;;
+        2) say "refused (exit code 2): the reason is above" ;;
+        "$REQUEUE_CODE") ;;
+        *) say "failed with exit code $code; the first error is above, Ray's logs in $ATTEMPT_DIR" ;;
+    esac
+    if [ "$code" -eq "$REQUEUE_CODE" ] && may_requeue; then
+        say "requeued: the next attempt goes on from $(cat "$RUN_DIR/PROGRESS" 2>/dev/null || echo the start)"
+        if scontrol requeue "$SLURM_JOB_ID"; then
+            # SLURM ends this shell while it puts the job back into the queue.
+            sleep 60
+        fi
+        say "scontrol requeue failed: is requeueing forbidden here?"
+    fi
+    exit "$code"
+}
+
+cd "$NEMO_RL_ROOT" || exit 2
+load_site "${NEMO_RL_SITE:-generic}"
+ATTEMPT=${SLURM_RESTART_COUNT:-0}
+RUN_DIR=${NEMO_RL_RUN_DIR:-$NEMO_RL_ROOT/results/$SLURM_JOB_NAME/$SLURM_JOB_ID}
+ATTEMPT_DIR=$RUN_DIR/attempts/$SLURM_JOB_ID.$ATTEMPT
+if ! { mkdir -p "$ATTEMPT_DIR" && chmod 700 "$ATTEMPT_DIR"; }; then
+    say "cannot write $RUN_DIR"
+    exit 2
+fi
+rm -f "$RUN_DIR/PREEMPT"
+say "attempt $ATTEMPT on $SLURM_JOB_NODELIST; log in $RUN_DIR/job.log"
+exec >> "$RUN_DIR/job.log" 2>&1
+say "attempt $ATTEMPT: $RECIPE ${OVERRIDES[*]:-} $* on $SLURM_JOB_NODELIST"
+report_last_attempt
+
+# shellcheck source=slurm/container.sh
+source "$NEMO_RL_ROOT/slurm/container.sh"
+trap on_usr2 USR2
+export PYTHONPATH=$NEMO_RL_ROOT${PYTHONPATH:+:$PYTHONPATH}
+read -ra EXTRA <<< "${NEMO_RL_SRUN_ARGS:-}"
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+    --cpu-bind=none --kill-on-bad-exit=0 --wait=60 "${EXTRA[@]}" "${CONTAINER_SRUN[@]}" \
+    "${CONTAINER_COMMAND[@]}" "$(choose_python)" -m nemo_rl.launch.node \
+    --run-dir="$RUN_DIR" --attempt-dir="$ATTEMPT_DIR" --temp-root="${NEMO_RL_TMPDIR:-/tmp}" \
+    --start-timeout="${NEMO_RL_START_TIMEOUT:-300}" \
+    --driver-module="${NEMO_RL_DRIVER_MODULE:-nemo_rl.launch.driver}" \
+    "$RECIPE" "${OVERRIDES[@]}" "$@" &
+STEP_PID=$!
+watch_step &
+wait_for_step
+# The head's own word counts: srun returns the worst of all tasks.
+finish "$(cat "$ATTEMPT_DIR/exit_code" 2>/dev/null || echo "$STEP_CODE")"
