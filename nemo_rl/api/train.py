@@ -17,6 +17,7 @@ from nemo_rl.api.functional import (
     trainer_class,
 )
 from nemo_rl.config.base import merge, plain
+from nemo_rl.utils.env import visible_gpus
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -152,8 +153,13 @@ def machine_defaults(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def count_gpus(devices: Path = Path("/dev")) -> int:
-    """Count NVIDIA GPUs by their device files; no torch, no driver call."""
-    return sum(
+    """Count NVIDIA GPUs by their device files; no torch, no driver call.
+
+    CUDA_VISIBLE_DEVICES, where it is set, bounds them.
+    """
+    present = sum(
         entry.name.removeprefix("nvidia").isdigit()
         for entry in devices.glob("nvidia[0-9]*")
     )
+    allowed = visible_gpus()
+    return present if allowed is None else min(present, allowed)

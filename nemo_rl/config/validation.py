@@ -112,8 +112,9 @@ def validate_batches(
     if share % micro:
         raise ConfigurationError(
             f"policy.train_micro_batch_size={micro} does not divide the {share} "
-            f"samples of each copy of the model (policy.train_global_batch_size={batch} "
-            f"/ {dims.dp} copies). Nearest valid: {nearest(micro, divisors(share))}."
+            "samples of each copy of the model (policy.train_global_batch_size="
+            f"{batch} / {dims.dp} copies). Nearest valid: "
+            f"{nearest(micro, divisors(share))}."
         )
 
 
@@ -122,21 +123,21 @@ def _multiples(number: int, factor: int) -> str:
     return " or ".join(str(m) for m in (below, below + factor) if m)
 
 
-def validate_model_shape(config: MasterConfig, hf_config: Mapping[str, Any]) -> None:
+def validate_model_shape(policy: PolicyConfig, hf_config: Mapping[str, Any]) -> None:
     """Check that the parallel sizes divide the model.
 
     Args:
-        config: the recipe.
+        policy: the policy section.
         hf_config: the model's config.json as a mapping (or an object's `to_dict()`).
 
     Raises:
         ConfigurationError: heads, key-value heads or layers do not divide, or a
             sequence is longer than the model's positions; names the nearest value.
     """
-    shape = {**hf_config, **config.policy.hf_config_overrides}
+    shape = {**hf_config, **policy.hf_config_overrides}
     if isinstance(shape.get("text_config"), Mapping):
         shape = {**shape, **shape["text_config"]}
-    model, megatron = config.policy.model_name, config.policy.megatron_cfg
+    model, megatron = policy.model_name, policy.megatron_cfg
     heads = shape.get("num_attention_heads")
     tp = megatron.tensor_model_parallel_size
     if heads is not None:
@@ -163,7 +164,7 @@ def validate_model_shape(config: MasterConfig, hf_config: Mapping[str, Any]) -> 
             f"{nearest(pp, divisors(layers))}."
         )
     positions = shape.get("max_position_embeddings")
-    length = config.policy.max_total_sequence_length
+    length = policy.max_total_sequence_length
     if positions is not None and length > positions:
         raise ConfigurationError(
             f"policy.max_total_sequence_length={length} exceeds the {positions} "

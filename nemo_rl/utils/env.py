@@ -18,6 +18,7 @@ VARIABLES: dict[str, str] = {
     "NRL_IGNORE_VERSION_MISMATCH": "1: do not compare library versions across nodes",
     "RAY_ADDRESS": "join this Ray cluster instead of starting one",
     "RAY_USAGE_STATS_ENABLED": "Ray's telemetry; 0 unless set",
+    "CUDA_VISIBLE_DEVICES": "the GPUs this process may use",
     "HF_HOME": "cache of the Hugging Face hub",
     "HF_HUB_OFFLINE": "1: never ask the hub",
 }
@@ -52,6 +53,14 @@ def root_dir() -> Path | None:
     """Return the checkout named by NEMO_RL_ROOT, if it is set."""
     configured = read("NEMO_RL_ROOT")
     return Path(configured).expanduser() if configured else None
+
+
+def visible_gpus() -> int | None:
+    """Return how many GPUs CUDA_VISIBLE_DEVICES names; None where it is not set."""
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is None:
+        return None
+    return len([name for name in devices.split(",") if name.strip() not in ("", "-1")])
 
 
 def inherited() -> dict[str, str]:
