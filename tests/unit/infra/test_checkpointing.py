@@ -78,9 +78,9 @@ def test_an_error_in_the_block_leaves_no_trace(tmp_path):
 
 
 def test_an_empty_checkpoint_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="nothing was written into"):
-        with manager(tmp_path).writing(2):
-            pass
+    empty = pytest.raises(CheckpointError, match="nothing was written into")
+    with empty, manager(tmp_path).writing(2):
+        pass
     assert steps(tmp_path) == []
 
 
@@ -213,9 +213,9 @@ def test_disabled_checkpointing_touches_nothing(tmp_path):
     checkpoints = manager(tmp_path / "never", enabled=False)
     checkpoints.check_writable()
     assert checkpoints.newest() is None
-    with pytest.raises(CheckpointError, match="enabled is false"):
-        with checkpoints.writing(1):
-            pass
+    disabled = pytest.raises(CheckpointError, match="enabled is false")
+    with disabled, checkpoints.writing(1):
+        pass
     assert not (tmp_path / "never").exists()
 
 
@@ -235,10 +235,10 @@ def test_too_little_room_is_found_before_training(tmp_path):
 def test_a_newer_manager_fences_off_the_older_one(tmp_path):
     older, newer = manager(tmp_path), manager(tmp_path)
     save(older, 1)
-    with pytest.raises(CheckpointError, match="taken over by process"):
-        with older.writing(2) as path:
-            (path / "x").write_text("x")
-            newer.check_writable()
+    fenced = pytest.raises(CheckpointError, match="taken over by process")
+    with fenced, older.writing(2) as path:
+        (path / "x").write_text("x")
+        newer.check_writable()
     with pytest.raises(CheckpointError, match="taken over by process"):
         save(older, 3)
     assert newer.newest().step == 1
@@ -307,9 +307,9 @@ def test_a_file_size_limit_is_reported_like_a_full_disk(tmp_path):
 
 def test_a_runtime_error_of_a_full_disk_becomes_a_checkpoint_error(small_disk):
     checkpoints = manager(small_disk)
-    with pytest.raises(CheckpointError, match="writer failed"):
-        with checkpoints.writing(1):
-            raise RuntimeError("PytorchStreamWriter: writer failed writing file")
+    full = pytest.raises(CheckpointError, match="writer failed")
+    with full, checkpoints.writing(1):
+        raise RuntimeError("PytorchStreamWriter: writer failed writing file")
 
 
 def test_a_runtime_error_with_room_on_the_disk_stays_what_it_is(tmp_path):

@@ -1,0 +1,17 @@
+"""Services with state: checkpoints, logs, the console, preemption, GPU samples."""
+
+from nemo_rl._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "CheckpointInfo": "nemo_rl.infra.checkpoint_folders",
+        "CheckpointManager": "nemo_rl.infra.checkpointing",
+        "GpuMonitor": "nemo_rl.infra.gpu_monitor",
+        "LoggerFacade": "nemo_rl.infra.logging",
+        "PreemptionFlag": "nemo_rl.infra.preemption",
+        "RunSummary": "nemo_rl.infra.console",
+        "make_console": "nemo_rl.infra.console",
+        "setup_logger": "nemo_rl.infra.logging",
+    },
+)
