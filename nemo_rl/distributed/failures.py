@@ -5,9 +5,15 @@ Shared by the in-process and the Ray worker group; knows nothing about either.
 
 from __future__ import annotations
 
+import re
 import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nemo_rl.utils.exceptions import NemoRLError, WorkerError
+
+if TYPE_CHECKING:
+    from nemo_rl.distributed.worker_shell import Place
 
 TRACEBACK_LINES = 12
 """Last lines of a foreign traceback that are shown."""
@@ -38,6 +44,80 @@ def foreign_error(
         f"rank {rank} on host {host} failed in {method}(): {summary}\n"
         f"Last lines of its traceback:\n{tail}"
     )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one rank answered instead of a result."""
+
+    error: NemoRLError
+    """Worded for the user."""
+    died: bool
+    """The process is gone, as opposed to having raised."""
+
+
+_CONSEQUENCE = re.compile(
+    r"closed by peer|connection reset|connection refused|connection closed|"
+    r"broken pipe|nccl|gloo|timed out waiting|socket timeout",
+    re.IGNORECASE,
+)
+"""What a rank's collective says when a peer has gone."""
+
+
+def root_cause(failures: list[Failure], *, size: int) -> NemoRLError:
+    """Pick the failure the others follow from: a death, else not a lost connection.
+
+    Args:
+        failures: In the order they were noticed, at least one.
+        size: Number of ranks, for the message.
+    """
+
+    def weight(failure: Failure) -> int:
+        if failure.died:
+            return 0
+        return 2 if _CONSEQUENCE.search(str(failure.error)) else 1
+
+    error = min(failures, key=weight).error
+    if len(failures) > 1:
+        error.add_note(f"{len(failures)} of {size} ranks failed; this one is shown.")
+    return error
+
+
+def dead_worker(
+    method: str, reason: str, *, rank: int, place: Place | None, log_tail: str
+) -> WorkerError:
+    """Word the death of a worker process.
+
+    Args:
+        method: What it was doing.
+        reason: Ray's account of it; its first telling line is shown.
+        rank: Which rank.
+        place: Where it ran, if that was known.
+        log_tail: End of its log, if it could be read.
+    """
+    where = (
+        f"on host {place.host} (node {place.node_id[:12]}, process {place.pid})"
+        if place
+        else "that had not started yet"
+    )
+    shown = f"\nLast lines of its log:\n{log_tail}" if log_tail else ""
+    return WorkerError(
+        f"The worker of rank {rank} {where} died in {method}(): {_telling(reason)}\n"
+        "What to do: if it was out of memory, lower policy.train_micro_batch_size or "
+        "raise the parallel sizes; otherwise look at that host (dmesg, nvidia-smi). "
+        f"The run continues from its newest checkpoint when started again.{shown}"
+    )
+
+
+_TELLING = re.compile(r"exit detail|killed|memory|node.*(died|dead)", re.IGNORECASE)
+
+
+def _telling(reason: str) -> str:
+    """Return Ray's own finding, without the causes it lists for every death."""
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    line = next((line for line in lines if _TELLING.search(line)), "".join(lines[:1]))
+    line = line.partition("Some common causes")[0].rpartition("exit detail:")[2]
+    return line.strip() or "no reason given."
 
 
 class NamedErrors:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -122,9 +122,14 @@ def _integer(environ: Mapping[str, str], name: str, default: int = 0) -> int:
 def strip_scheduler_variables() -> list[str]:
     """Remove the scheduler's variables from this process; return the names removed."""
     found = [name for name in os.environ if name.startswith(SCHEDULER_PREFIXES)]
-    for name in found:
-        del os.environ[name]
+    unset(found)
     return found
+
+
+def unset(names: Iterable[str]) -> None:
+    """Remove variables from this process; absent ones are no matter."""
+    for name in names:
+        os.environ.pop(name, None)
 
 
 @contextmanager
