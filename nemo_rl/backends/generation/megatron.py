@@ -1,0 +1,250 @@
+"""MegatronInferenceBackend: sample with the training weights, without a copy.
+
+Rows are decoded together over Megatron's static KV cache. A shorter prompt is fed
+token by token while longer ones are still being read, so every row occupies columns
+0..t without a gap: padding can neither shift positions nor be attended to. The samples
+of one prompt share its prefill. Works for TP and PP; every rank of a replica runs the
+same loop and learns the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nemo_rl.backends.generation.base import SamplingParams
+from nemo_rl.backends.generation.sampling import sample, uniforms
+
+
+class MegatronInferenceBackend:
+    """Samples from the model of a ``MegatronBackend`` in the same process."""
+
+    def setup(self, config: Any) -> None:
+        """Share the model of a training engine.
+
+        Args:
+            config: a set-up ``MegatronBackend``; ``config.decode``, if set, turns ids
+                into text for stop strings.
+        """
+        self._engine = config
+        self._decode: Callable[[list[int]], str] | None = getattr(
+            config, "decode", None
+        )
+
+    def update_weights(self, state_dict: Any) -> None:
+        """Nothing to move: the weights are the trainer's own."""
+
+    def shutdown(self) -> None:
+        """Forget the model."""
+        self._engine = None
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Mapping[str, Any], sampling_params: SamplingParams
+    ) -> dict[str, Tensor]:
+        """See ``GenerationBackend.generate``."""
+        lengths = prompts["input_lengths"]
+        order = torch.argsort(lengths, stable=True)
+        size = sampling_params.batch_size or max(len(order), 1)
+        outputs = _empty_outputs(prompts, sampling_params)
+        self._engine.ddp.eval()
+        for rows in order.split(size):
+            loop = _DecodeLoop(self._engine, sampling_params, self._decode)
+            result = loop.run(
+                prompts["input_ids"][rows],
+                lengths[rows],
+                prompts["sampling_seed"][rows],
+            )
+            for key, value in result.items():
+                if value.dim() == 2:
+                    outputs[key][rows, : value.shape[1]] = value
+                else:
+                    outputs[key][rows] = value
+        longest = int(outputs["unpadded_sequence_lengths"].max()) if len(order) else 0
+        for key in ("output_ids", "logprobs"):
+            outputs[key] = outputs[key][:, :longest]
+        return outputs
+
+
+def _empty_outputs(
+    prompts: Mapping[str, Any], params: SamplingParams
+) -> dict[str, Tensor]:
+    rows, columns = prompts["input_ids"].shape
+    shape = (rows, columns + params.max_new_tokens)
+    return {
+        "output_ids": torch.zeros(shape, dtype=torch.int64),
+        "logprobs": torch.zeros(shape, dtype=torch.float32),
+        "unpadded_sequence_lengths": torch.zeros(rows, dtype=torch.int64),
+        "generation_lengths": torch.zeros(rows, dtype=torch.int64),
+        "truncated": torch.zeros(rows, dtype=torch.bool),
+    }
+
+
+class _DecodeLoop:
+    """Decode one batch of rows to the end."""
+
+    def __init__(
+        self,
+        engine: Any,
+        params: SamplingParams,
+        decode: Callable[[list[int]], str] | None,
+    ) -> None:
+        self.engine, self.params, self.decode = engine, params, decode
+        self.device = engine.platform.device
+        self.stops = torch.tensor(
+            () if params.ignore_eos else params.stop_token_ids, dtype=torch.int64
+        )
+
+    def run(self, ids: Tensor, lengths: Tensor, seeds: Tensor) -> dict[str, Tensor]:
+        """Sample for prompts [b, S] of the given lengths [b]; all on the CPU."""
+        from megatron.core.inference.contexts import StaticInferenceContext
+
+        params = self.params
+        limit = (lengths + params.max_new_tokens).clamp(max=params.max_total_length)
+        columns = int(limit.max())
+        self.ids = torch.zeros(len(ids), columns, dtype=torch.int64)
+        width = min(ids.shape[1], columns)
+        self.ids[:, :width] = ids[:, :width]
+        self.logprobs = torch.zeros(len(ids), columns)
+        self.ends = limit.clone()
+        self.prompt_ends = lengths
+        self.done = limit <= lengths
+        self.stopped = torch.zeros(len(ids), dtype=torch.bool)
+        noise = uniforms(seeds, params.max_new_tokens)
+
+        start, end = 0, int(lengths.min())
+        context = StaticInferenceContext(len(ids), columns)
+        while end < columns and not bool(self.done.all()):
+            logits = self._logits(context, start, end, prefill=start == 0)
+            turn = (end - lengths).clamp(min=0, max=params.max_new_tokens - 1)
+            tokens, logprobs = self._next(logits, noise.gather(1, turn[:, None])[:, 0])
+            self._append(end, tokens, logprobs, lengths <= end)
+            context.sequence_len_offset = end
+            start, end = end, end + 1
+        self._clear_after_ends()
+        return {
+            "output_ids": self.ids,
+            "logprobs": self.logprobs,
+            "unpadded_sequence_lengths": self.ends,
+            "generation_lengths": self.ends - lengths,
+            "truncated": ~self.stopped,
+        }
+
+    def _append(
+        self, column: int, tokens: Tensor, logprobs: Tensor, past_prompt: Tensor
+    ) -> None:
+        """Write the new column where a row is past its prompt and not done."""
+        active = past_prompt & ~self.done
+        self.ids[active, column] = tokens[active]
+        self.logprobs[active, column] = logprobs[active]
+        hit = active & torch.isin(tokens, self.stops)
+        if self.params.stop_strings and self.decode is not None:
+            hit |= active & self._ends_with_stop_string(column, active)
+        self.stopped |= hit
+        self.ends[hit] = column + 1
+        self.done |= hit | (self.ends <= column + 1)
+
+    def _ends_with_stop_string(self, column: int, active: Tensor) -> Tensor:
+        hits = torch.zeros_like(active)
+        # A token adds at least one byte, so the tail holds any new match.
+        tail = max(len(s.encode()) for s in self.params.stop_strings) + 1
+        for row in active.nonzero()[:, 0].tolist():
+            first = max(int(self.prompt_ends[row]), column + 1 - tail)
+            text = self.decode(self.ids[row, first : column + 1].tolist())
+            hits[row] = any(stop in text for stop in self.params.stop_strings)
+        return hits
+
+    def _clear_after_ends(self) -> None:
+        beyond = torch.arange(self.ids.shape[1])[None] >= self.ends[:, None]
+        self.ids[beyond] = 0
+        self.logprobs[beyond] = 0.0
+
+    def _logits(self, context: Any, start: int, end: int, *, prefill: bool) -> Any:
+        """Last-column logits [b, V] fp32 on the last stage, None elsewhere."""
+        if prefill:
+            context.enable_prefill_mode()
+            return self._shared_prefill(context, end)
+        context.enable_decode_mode()
+        return self._forward(context, self.ids[:, start:end], start)
+
+    def _shared_prefill(self, context: Any, end: int) -> Any:
+        """Read each distinct prompt once and give its cache to all its rows."""
+        from megatron.core.inference.contexts import StaticInferenceContext
+
+        distinct, owner = torch.unique(self.ids[:, :end], dim=0, return_inverse=True)
+        if len(distinct) == len(owner):
+            return self._forward(context, self.ids[:, :end], 0)
+        small = StaticInferenceContext(len(distinct), end)
+        small.enable_prefill_mode()
+        logits = self._forward(small, distinct, 0)
+        rows = owner.to(self.device)
+        columns = context.max_sequence_length
+        for layer, caches in small.key_value_memory_dict.items():
+            context.key_value_memory_dict[layer] = tuple(
+                _spread(cache, rows, columns) for cache in caches
+            )
+        return None if logits is None else logits[rows]
+
+    def _forward(self, context: Any, ids: Tensor, start: int) -> Any:
+        from megatron.core import parallel_state as ps
+
+        model, ids = self.engine.model, ids.to(self.device)
+        columns = torch.arange(start, start + ids.shape[1], device=self.device)
+        if not ps.is_pipeline_first_stage():
+            hidden = torch.empty(
+                ids.shape[1],
+                ids.shape[0],
+                model.config.hidden_size,
+                dtype=model.config.params_dtype,
+                device=self.device,
+            )
+            dist.recv(hidden, ps.get_pipeline_model_parallel_prev_rank())
+            model.set_input_tensor(hidden)
+        out = model(
+            ids,
+            columns.expand_as(ids),
+            None,
+            inference_context=context,
+            runtime_gather_output=True,
+        )
+        if not ps.is_pipeline_last_stage():
+            dist.send(out.contiguous(), ps.get_pipeline_model_parallel_next_rank())
+            return None
+        return out[:, -1, : self.engine.spec.vocab_size].float()
+
+    def _next(self, logits: Any, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Sample on the last stage; every rank of the replica learns the result."""
+        from megatron.core import parallel_state as ps
+
+        rows = len(uniform)
+        # Token ids are exact in float64, so one message carries both.
+        chosen = torch.empty(2, rows, dtype=torch.float64, device=self.device)
+        if logits is not None:
+            tokens, logprobs = sample(logits, uniform, self.params)
+            chosen = torch.stack([tokens.double(), logprobs.double()])
+            if ps.get_tensor_model_parallel_world_size() > 1:
+                # Equal logits may round differently; the first rank's choice counts.
+                dist.broadcast(
+                    chosen,
+                    ps.get_tensor_model_parallel_src_rank(),
+                    group=ps.get_tensor_model_parallel_group(),
+                )
+        if ps.get_pipeline_model_parallel_world_size() > 1:
+            dist.broadcast(
+                chosen,
+                ps.get_pipeline_model_parallel_last_rank(),
+                group=ps.get_pipeline_model_parallel_group(),
+            )
+        chosen = chosen.cpu()
+        return chosen[0].long(), chosen[1].float()
+
+
+def _spread(cache: Tensor, rows: Tensor, columns: int) -> Tensor:
+    """[s, n, g, d] cache of distinct prompts to [columns, b, g, d] of their rows."""
+    wide = cache.new_zeros(columns, len(rows), *cache.shape[2:])
+    wide[: cache.shape[0]] = cache[:, rows]
+    return wide

@@ -1,0 +1,1 @@
+"""Engines that hold and update weights on a rank."""

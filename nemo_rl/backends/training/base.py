@@ -1,0 +1,114 @@
+"""What a training engine and a loss must offer; knows no engine and no algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from nemo_rl.backends import factory
+from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.distributed.rank import RankInfo
+
+Batch = Mapping[str, Any]
+"""A shard or micro-batch: see ``data/interfaces.py`` for the keys and shapes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """All that an engine is set up from.
+
+    Attributes:
+        rank: this process's place among the workers.
+        policy: the policy section of the recipe.
+        model_folder: local Hugging Face folder of the base model.
+        keep_reference: keep the base weights for ``get_reference_logprobs``.
+        seed: for the generators of this rank.
+        threads: CPU threads of this rank; None leaves the library's choice.
+    """
+
+    rank: RankInfo
+    policy: PolicyConfig
+    model_folder: Path
+    keep_reference: bool = False
+    seed: int = 0
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the forward pass of one micro-batch hands to the loss.
+
+    Attributes:
+        logprobs: [b, S] fp32, with gradient; entry t is the log-probability of token
+            t given the tokens before it under ``softmax(logits / temperature)``.
+            Column 0 and every position with ``token_mask == 0`` are 0.
+    """
+
+    logprobs: Tensor
+
+
+@runtime_checkable
+class LossFunction(Protocol):
+    """A loss over one micro-batch, normalised by the whole global batch.
+
+    ``batch`` is the micro-batch with two scalars added: ``global_valid_tokens`` and
+    ``global_valid_seqs``, counted over the global batch and all data-parallel ranks.
+    The result is this micro-batch's share: shares are summed, never averaged, so the
+    gradient depends neither on the micro-batch size nor on the layout. Metrics are
+    shares too, except names that end in ``_min`` or ``_max``.
+
+    A loss travels to the workers: it holds configuration, never tensors or handles.
+    """
+
+    def __call__(
+        self, batch: Batch, output: ModelOutput
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (scalar loss share, metric shares)."""
+        ...
+
+
+class TrainingBackend(Protocol):
+    """An engine on one rank. Every rank of the group calls every method, in order."""
+
+    def setup(self, config: EngineConfig) -> None:
+        """Join the process group, build the model, load the initial weights."""
+
+    def train_step(self, batch: Batch, loss_fn: LossFunction) -> dict[str, Any]:
+        """One optimizer step on one global batch; returns metrics."""
+        ...
+
+    def get_logprobs(self, batch: Batch) -> Tensor | None:
+        """[B, S] fp32 log-probs of the current weights; None off the last stage."""
+        ...
+
+    def get_reference_logprobs(self, batch: Batch) -> Tensor | None:
+        """As ``get_logprobs`` under the base weights."""
+        ...
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write weights, optimizer, scheduler and RNG below ``path``."""
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Restore what ``save_checkpoint`` wrote."""
+
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face folder."""
+
+    def export_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (Hugging Face name, full tensor) of this pipeline stage."""
+        ...
+
+    def shutdown(self) -> None:
+        """Release the process group."""
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def register_training_backend(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator: make an engine selectable by ``name``."""
+    return factory.register("training", name)

@@ -1,0 +1,81 @@
+"""Megatron's optimizer from the policy section, and its learning rate per update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from nemo_rl.backends.training.megatron.model import PolicyModel
+from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.config.schedule import learning_rate_at
+
+
+def wrap_ddp(
+    model: PolicyModel, config: TransformerConfig, policy: PolicyConfig
+) -> DistributedDataParallel:
+    """Gradient buffers and their reduction over data-parallel ranks (a sum)."""
+    megatron = policy.megatron_cfg
+    section = megatron.distributed_data_parallel_config
+    ddp = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=section.grad_reduce_in_fp32,
+        overlap_grad_reduce=megatron.overlap_grad_reduce,
+        overlap_param_gather=megatron.overlap_param_gather,
+        use_distributed_optimizer=megatron.use_distributed_optimizer,
+        average_in_collective=False,
+        bucket_size=section.bucket_size,
+    )
+    wrapped = DistributedDataParallel(config, ddp, model)
+    config.finalize_model_grads_func = _finalize
+    if megatron.overlap_grad_reduce:
+        config.no_sync_func = wrapped.no_sync
+    return wrapped
+
+
+def _finalize(model: list[Any], num_tokens: Any = None, **kwargs: Any) -> None:
+    # Loss shares are already divided by the global count; no count is passed on, so
+    # Megatron sums the gradients and does not divide them again.
+    del num_tokens
+    finalize_model_grads(model, None, **kwargs)
+
+
+def build_optimizer(policy: PolicyConfig, model: DistributedDataParallel) -> Any:
+    """Adam with decoupled weight decay; biases and norms are not decayed."""
+    kwargs = policy.optimizer.kwargs
+    bf16 = policy.precision == "bfloat16"
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=kwargs.lr,
+        min_lr=0.0,
+        weight_decay=kwargs.weight_decay,
+        adam_beta1=kwargs.betas[0],
+        adam_beta2=kwargs.betas[1],
+        adam_eps=kwargs.eps,
+        clip_grad=policy.max_grad_norm or 0.0,
+        bf16=bf16,
+        params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        use_distributed_optimizer=policy.megatron_cfg.use_distributed_optimizer,
+        overlap_param_gather=policy.megatron_cfg.overlap_param_gather,
+    )
+    return get_megatron_optimizer(config, [model])
+
+
+def set_learning_rate(optimizer: Any, policy: PolicyConfig, updates: int) -> float:
+    """Set the rate of the next update; returns it.
+
+    Args:
+        optimizer: what ``build_optimizer`` returned.
+        policy: peak rate and schedule.
+        updates: updates already made.
+    """
+    rate = learning_rate_at(updates, policy.optimizer.kwargs.lr, policy.scheduler)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate

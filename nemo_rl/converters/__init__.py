@@ -1,0 +1,1 @@
+"""Weights between Hugging Face and Megatron: one rule per weight, both directions."""

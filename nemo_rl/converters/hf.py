@@ -1,0 +1,196 @@
+"""Hugging Face weight folders: read tensors by name, write shards as they come.
+
+Knows files and tensors, not models. Reading maps files lazily, one tensor at a time;
+writing never holds more than one shard.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class HfWeights:
+    """The safetensors files of one folder as a mapping from name to tensor.
+
+    Use as a context manager. ``shapes`` holds the declared shape of every tensor.
+
+    Raises:
+        ConfigurationError: no safetensors, a missing shard, an unreadable file.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._stack = ExitStack()
+        self._owner: dict[str, Any] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        try:
+            for path in self._files():
+                self._open(path)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> HfWeights:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._owner
+
+    def names(self) -> set[str]:
+        """All tensor names."""
+        return set(self._owner)
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one tensor as stored."""
+        return self._owner[name].get_tensor(name)
+
+    def _files(self) -> list[Path]:
+        index = self.folder / INDEX_NAME
+        if not index.exists():
+            single = self.folder / SINGLE_NAME
+            if single.exists():
+                return [single]
+            raise ConfigurationError(
+                f"{self.folder} has neither {SINGLE_NAME} nor {INDEX_NAME}. Weights "
+                "are read from safetensors only; convert others with transformers' "
+                "save_pretrained(..., safe_serialization=True)."
+            )
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigurationError(
+                f"{index} is not a weight index: {error!r}"
+            ) from None
+        for name in names:
+            if Path(name).name != name:
+                raise ConfigurationError(
+                    f"{index} names the shard {name!r}, which is outside the folder"
+                )
+            if not (self.folder / name).exists():
+                raise ConfigurationError(
+                    f"{self.folder} is incomplete: {INDEX_NAME} names the shard "
+                    f"{name}, which is missing. Download or copy it again."
+                )
+        return [self.folder / name for name in names]
+
+    def _open(self, path: Path) -> None:
+        try:
+            handle = self._stack.enter_context(safe_open(str(path), framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise ConfigurationError(
+                f"{path} is not a readable safetensors file ({error}). It may be "
+                "truncated: download or copy it again."
+            ) from None
+        for name in handle.keys():  # noqa: SIM118 - a safetensors handle, not a dict
+            self._owner[name] = handle
+            self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+
+
+class HfShardWriter:
+    """Write a stream of named tensors as safetensors shards.
+
+    Args:
+        folder: existing folder.
+        prefix: start of each shard's file name; distinct per writing process.
+        shard_bytes: a shard is written once it holds this much.
+    """
+
+    def __init__(self, folder: Path, prefix: str, shard_bytes: int = 4 << 30) -> None:
+        self.folder, self.prefix, self.shard_bytes = folder, prefix, shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._shards: dict[str, list[str]] = {}
+        self._bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Queue one full tensor (any device) and flush a full shard."""
+        size = tensor.numel() * tensor.element_size()
+        if self._pending and self._pending_bytes + size > self.shard_bytes:
+            self._flush()
+        # A copy: the parameter behind the tensor may change before the flush.
+        self._pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        self._pending_bytes += size
+
+    def close(self) -> dict[str, Any]:
+        """Write what is queued; returns the shards for ``finish_folder``."""
+        if self._pending:
+            self._flush()
+        return {"shards": self._shards, "bytes": self._bytes}
+
+    def _flush(self) -> None:
+        name = f"{self.prefix}-{len(self._shards):05d}.safetensors"
+        try:
+            save_file(self._pending, str(self.folder / name), {"format": "pt"})
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"could not write {self.folder / name}: {error}. Free disk space or "
+                "choose another checkpointing.checkpoint_dir."
+            ) from None
+        self._shards[name] = list(self._pending)
+        self._bytes += self._pending_bytes
+        self._pending, self._pending_bytes = {}, 0
+
+
+def finish_folder(
+    folder: Path, written: Iterable[dict[str, Any]], *, source: Path, dtype: str
+) -> None:
+    """Give shards their final names, write the index, copy config and tokenizer.
+
+    Args:
+        folder: where the shards lie.
+        written: the ``close()`` results of every writer, in pipeline order.
+        source: the Hugging Face folder that the model was loaded from.
+        dtype: what the shards hold, e.g. ``"float32"``; declared in config.json.
+    """
+    parts = list(written)
+    shards = [item for part in parts for item in part["shards"].items()]
+    weight_map: dict[str, str] = {}
+    for number, (old, names) in enumerate(shards, start=1):
+        new = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        if len(shards) == 1:
+            new = SINGLE_NAME
+        os.replace(folder / old, folder / new)
+        weight_map.update(dict.fromkeys(names, new))
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(part["bytes"] for part in parts)},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
+        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+    for name in _COMPANIONS:
+        if (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

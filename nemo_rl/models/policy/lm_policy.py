@@ -1,0 +1,157 @@
+"""Policy: training, scoring and generation over one group of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nemo_rl.backends.training.base import LossFunction
+from nemo_rl.config.parallel import ParallelDims
+from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.config.validation import validate_model_shape
+from nemo_rl.converters.model_spec import model_spec, read_hf_config
+from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.distributed.interfaces import VirtualCluster
+from nemo_rl.infra.assets import resolve_model
+from nemo_rl.models.policy.generation_policy import GenerationPolicy
+from nemo_rl.models.policy.interfaces import PolicyInterface
+from nemo_rl.models.policy.training_policy import TrainingPolicy
+from nemo_rl.models.policy.workers import PolicyWorker
+
+
+class Policy(PolicyInterface):
+    """A language model on a cluster, trained and sampled with the same weights.
+
+    Args:
+        cluster: places for the workers; the layout must fill it.
+        config: the policy section (a mapping, a ``PolicyConfig``, or a whole recipe).
+        tokenizer: supplies the stop token; None leaves only configured stops.
+        keep_reference: keep the initial weights for ``get_reference_logprobs``.
+        seed: for the workers' generators.
+        threads: CPU threads of each worker.
+
+    Raises:
+        ConfigurationError: no such model, or a layout that does not divide it.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword-only beyond the three everybody passes
+        self,
+        cluster: VirtualCluster,
+        config: PolicyConfig | Mapping[str, Any],
+        tokenizer: Any = None,
+        *,
+        keep_reference: bool = True,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        self.config = _policy_section(config)
+        megatron = self.config.megatron_cfg
+        self.dims = ParallelDims(
+            world_size=cluster.world_size,
+            tp=megatron.tensor_model_parallel_size,
+            pp=megatron.pipeline_model_parallel_size,
+        )
+        self.model_folder = resolve_model(self.config.model_name)
+        hf_config = read_hf_config(self.model_folder)
+        hf_config |= self.config.hf_config_overrides
+        self.spec = model_spec(hf_config, source=f"{self.model_folder}/config.json")
+        validate_model_shape(self.config, hf_config)
+        self.workers = cluster.start_workers(
+            PolicyWorker,
+            num_workers=self.dims.world_size,
+            env=megatron.env_vars,
+            init_kwargs={
+                "policy": self.config.to_dict(),
+                "model_folder": str(self.model_folder),
+                "tokenizer_folder": self.config.tokenizer.name
+                or str(self.model_folder),
+                "keep_reference": keep_reference,
+                "seed": seed,
+                "threads": threads,
+            },
+        )
+        self.training = TrainingPolicy(self.workers, self.dims, self.config)
+        self.generation = GenerationPolicy(
+            self.workers, self.dims, self.config, stop_token_ids=_stop_ids(tokenizer)
+        )
+
+    def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
+        """Sample one response per row; see ``GenerationPolicy.generate``."""
+        return self.generation.generate(data, greedy)
+
+    def get_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``logprobs`` [B, S] fp32 under the current weights."""
+        return self.training.get_logprobs(data)
+
+    def get_reference_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``reference_policy_logprobs`` [B, S] fp32 under the initial weights."""
+        return self.training.get_reference_logprobs(data)
+
+    def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
+        """Update the weights; see ``TrainingPolicy.train``."""
+        return self.training.train(data, loss_fn)
+
+    def refit(self) -> None:
+        """Give the generator the trained weights: it shares them, nothing moves."""
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write weights, optimizer and generators of every rank below ``path``."""
+        self.training.save_checkpoint(path)
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Restore what ``save_checkpoint`` wrote, under any layout."""
+        self.training.load_checkpoint(path)
+
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face folder."""
+        self.training.save_hf(folder)
+
+    def shutdown(self) -> None:
+        """End the workers."""
+        self.workers.shutdown()
+
+
+class MegatronPolicy(Policy):
+    """A policy by keywords, on a cluster of its own.
+
+    Args:
+        model_name: folder or name of the model.
+        tokenizer: as for ``Policy``.
+        cluster: None starts a process in place for one worker.
+        **kwargs: fields of ``policy.megatron_cfg`` or of the policy section.
+
+    Example:
+        >>> MegatronPolicy("my-model", tensor_model_parallel_size=2)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        tokenizer: Any = None,
+        cluster: VirtualCluster | None = None,
+        **kwargs: Any,
+    ) -> None:
+        from nemo_rl.config.megatron import MegatronConfig
+
+        layout = {k: kwargs.pop(k) for k in [*kwargs] if k in MegatronConfig.model_fields}
+        section = {"model_name": model_name, "megatron_cfg": layout, **kwargs}
+        config = PolicyConfig.from_mapping(section)
+        if cluster is None:
+            from nemo_rl.distributed.local import LocalCluster
+
+            cluster = LocalCluster()
+        super().__init__(cluster, config, tokenizer)
+
+
+def _policy_section(config: Any) -> PolicyConfig:
+    if isinstance(config, PolicyConfig):
+        return config
+    if "policy" in config:
+        return _policy_section(config["policy"])
+    return PolicyConfig.from_mapping(config)
+
+
+def _stop_ids(tokenizer: Any) -> tuple[int, ...]:
+    eos = getattr(tokenizer, "eos_token_id", None)
+    return () if eos is None else (int(eos),)
