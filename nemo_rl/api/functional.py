@@ -5,24 +5,18 @@ Torch-free: it names trainers by their import path and imports one only to build
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from nemo_rl.config.base import BaseConfig, merge, plain
+from nemo_rl.config import keywords
+from nemo_rl.config.base import BaseConfig
 from nemo_rl.config.loading import load_recipe_mapping
 from nemo_rl.config.master import MasterConfig
-from nemo_rl.config.messages import section_in
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import import_object
 from nemo_rl.utils.suggest import did_you_mean
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,27 +48,7 @@ _ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
         instead=_GRPO_IS_THERE,
     ),
 }
-"""Name -> entry, or a trainer class of one's own (with a `config_class`, or GRPO's
-sections are not known and its config is the plain mapping)."""
-
-KEYWORDS = {
-    "max_steps": "{algorithm}.max_num_steps",
-    "max_epochs": "{algorithm}.max_num_epochs",
-    "learning_rate": "policy.learning_rate",
-    "max_sequence_length": "policy.max_total_sequence_length",
-    "precision": "policy.precision",
-    "seed": "{algorithm}.seed",
-    "batch_size": "{algorithm}.batch_size",
-    "micro_batch_size": "policy.train_micro_batch_size",
-    "output_dir": "checkpointing.checkpoint_dir",
-    "gpus_per_node": "cluster.gpus_per_node",
-    "num_nodes": "cluster.num_nodes",
-    "tensor_parallel_size": "policy.megatron_cfg.tensor_model_parallel_size",
-    "pipeline_parallel_size": "policy.megatron_cfg.pipeline_model_parallel_size",
-}
-"""Short keyword -> path in the recipe."""
-
-_GRPO_KEYWORDS = {"batch_size": "grpo.num_prompts_per_step"}
+"""Name -> entry, or a trainer class of one's own."""
 
 
 def _entry(algorithm: str) -> AlgorithmEntry | type:
@@ -85,6 +59,11 @@ def _entry(algorithm: str) -> AlgorithmEntry | type:
             f"{did_you_mean(algorithm, names)}"
         )
     return _ALGORITHM_REGISTRY[algorithm]
+
+
+def is_builtin(algorithm: str) -> bool:
+    """Return whether an algorithm is the library's, not a registered trainer class."""
+    return isinstance(_entry(algorithm), AlgorithmEntry)
 
 
 def config_class(algorithm: str) -> type[MasterConfig]:
@@ -176,81 +155,16 @@ def create_trainer(config: MasterConfig | Mapping[str, Any]) -> Any:
     return trainer_class(algorithm)(config)
 
 
-def build_config(
-    model: str,
-    algorithm: str = "grpo",
-    *,
-    base: Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> MasterConfig:
-    """Build a config from keywords.
+def build_config(model: str, algorithm: str = "grpo", **kwargs: Any) -> MasterConfig:
+    """Build the config of an algorithm from keywords.
 
     Args:
         model: folder, hub name or packaged model.
         algorithm: registered name.
-        base: recipe that the keywords are laid over.
-        **kwargs: names of `KEYWORDS`, whole sections (`policy={...}`), or any key of
-            the recipe whose name occurs once (`num_generations_per_prompt=8`).
+        **kwargs: as for `config.keywords.build_mapping`.
 
     Raises:
         ConfigurationError: a keyword is no key, or one of several; or a value is
             wrong.
     """
-    cls = config_class(algorithm)
-    values = merge(plain(base or {}), {"policy": {"model_name": model}})
-    for name, value in kwargs.items():
-        if name in cls.model_fields:
-            change = {name: plain(value)}
-        else:
-            change = _nested(_path_of(name, cls, algorithm), plain(value))
-        values = merge(values, change)
-    values.setdefault("algorithm", algorithm)
-    values.setdefault(algorithm, {})
-    return cls.from_mapping(copy.deepcopy(values))
-
-
-def _path_of(name: str, cls: type[MasterConfig], algorithm: str) -> str:
-    paths = _leaves(cls)
-    short = KEYWORDS.get(name)
-    if algorithm == "grpo":
-        short = _GRPO_KEYWORDS.get(name, short)
-    if short is not None:
-        path = short.format(algorithm=algorithm)
-        if path in paths.get(path.rpartition(".")[2], ()):
-            return path
-    found = paths.get(name, [])
-    if not found:
-        raise ConfigurationError(
-            f"{name} is not a keyword of {algorithm!r}."
-            f"{did_you_mean(name, [*KEYWORDS, *paths, *cls.model_fields])}"
-        )
-    # Of several keys, that of the algorithm's own section or of policy is meant.
-    for path in (f"{algorithm}.{name}", f"policy.{name}"):
-        if path in found:
-            return path
-    if len(found) == 1:
-        return found[0]
-    raise ConfigurationError(
-        f"{name} could be any of {', '.join(found)}: pass its section as a dict, for "
-        f"example {found[0].partition('.')[0]}={{...}}."
-    )
-
-
-def _leaves(cls: type[BaseModel], prefix: str = "") -> dict[str, list[str]]:
-    """Return key name -> every dotted path that ends in it."""
-    paths: dict[str, list[str]] = {}
-    for name, field in cls.model_fields.items():
-        section = section_in(field.annotation)
-        path = f"{prefix}{name}"
-        if section is None or prefix:
-            paths.setdefault(name, []).append(path)
-        if section is not None:
-            for leaf, found in _leaves(section, f"{path}.").items():
-                paths.setdefault(leaf, []).extend(found)
-    return paths
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return value
+    return keywords.build_config(config_class(algorithm), model, algorithm, **kwargs)

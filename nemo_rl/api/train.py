@@ -5,25 +5,21 @@ It checks its arguments, builds a config, and leaves the rest to the trainer's `
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_rl.api.functional import (
     build_config,
-    config_class,
     create_trainer,
+    is_builtin,
     trainer_class,
 )
 from nemo_rl.config.base import merge, plain
-from nemo_rl.utils.env import visible_gpus
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from nemo_rl.trainers.state import TrainResult
-
-logger = logging.getLogger(__name__)
 
 _NEEDS_REWARD = {"grpo"}
 _FIT_ARGUMENTS = ("val_dataset", "callbacks")
@@ -121,45 +117,8 @@ def _create_trainer_for_algorithm(
 ) -> Any:
     """Build the config and its trainer.
 
-    An algorithm of one's own without a `config_class` builds its config itself, in
-    its trainer's `from_pretrained`.
+    A trainer class of one's own builds its config itself, in its `from_pretrained`.
     """
-    cls = trainer_class(algorithm)
-    try:
-        config_class(algorithm)
-    except ConfigurationError:
-        return cls.from_pretrained(model, **kwargs)
-    base = machine_defaults(kwargs)
-    config = build_config(model, algorithm, base=base, **kwargs)
-    return create_trainer(config)
-
-
-def machine_defaults(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return defaults that fit this machine, unless the caller chose a cluster.
-
-    Without a GPU that is one CPU worker in float32; with GPUs, all that are here.
-    """
-    chosen = {"cluster", "gpus_per_node", "cpu_workers_per_node", "num_nodes"}
-    if chosen & set(kwargs):
-        return {}
-    gpus = count_gpus()
-    if gpus:
-        return {"cluster": {"gpus_per_node": gpus}}
-    logger.info("No GPU on this machine: training with 1 CPU worker in float32.")
-    return {
-        "cluster": {"gpus_per_node": 0, "cpu_workers_per_node": 1},
-        "policy": {"precision": "float32"},
-    }
-
-
-def count_gpus(devices: Path = Path("/dev")) -> int:
-    """Count NVIDIA GPUs by their device files; no torch, no driver call.
-
-    CUDA_VISIBLE_DEVICES, where it is set, bounds them.
-    """
-    present = sum(
-        entry.name.removeprefix("nvidia").isdigit()
-        for entry in devices.glob("nvidia[0-9]*")
-    )
-    allowed = visible_gpus()
-    return present if allowed is None else min(present, allowed)
+    if is_builtin(algorithm):
+        return create_trainer(build_config(model, algorithm, **kwargs))
+    return trainer_class(algorithm).from_pretrained(model, **kwargs)

@@ -114,7 +114,7 @@ class BaseConfig(BaseModel, metaclass=_ConfigMeta):
 
     def keys(self) -> list[str]:
         """Return the names of the fields, so that `dict(config)` and `**` work."""
-        return list(type(self).model_fields)
+        return [*type(self).model_fields, *(self.model_extra or {})]
 
     def __getitem__(self, name: str) -> Any:
         """Return a field's value; KeyError if there is no such field."""
@@ -124,7 +124,7 @@ class BaseConfig(BaseModel, metaclass=_ConfigMeta):
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is such a field."""
-        return name in type(self).model_fields
+        return name in type(self).model_fields or name in (self.model_extra or {})
 
     def __iter__(self) -> Iterator[str]:  # pyrefly: ignore[bad-override]
         """Iterate over the names of the fields."""

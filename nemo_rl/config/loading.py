@@ -53,6 +53,8 @@ def _construct_str(loader: _Loader, node: Any) -> Any:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _construct_str)
+# YAML 1.1 gives a lone "=" a type of its own, which nothing can construct.
+_Loader.add_constructor("tag:yaml.org,2002:value", _construct_str)
 
 
 def parse_yaml(text: str, source: str) -> Any:

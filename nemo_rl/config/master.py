@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from nemo_rl.config.base import BaseConfig, merge, plain
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.data import DataConfig
 from nemo_rl.config.environment import EnvConfig
+from nemo_rl.config.loop import OpenLoopConfig
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.config.services import CheckpointingConfig, LoggerConfig
+from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class MasterConfig(BaseConfig):
@@ -106,6 +108,39 @@ class MasterConfig(BaseConfig):
     def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Fill in defaults that depend on what is given; a hook of algorithms."""
         return values
+
+
+class OpenMasterConfig(MasterConfig):
+    """The recipe of an algorithm of one's own: any sections beside the common ones.
+
+    Its own section is the one that `algorithm` names, or the only other one there.
+
+    Example:
+        >>> config = OpenMasterConfig.from_mapping(
+        ...     {"policy": {"model_name": "m"}, "myalgo": {"my_param": 2.0}}
+        ... )
+        >>> config.algorithm_section.my_param
+        2.0
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def algorithm_section(self) -> OpenLoopConfig:
+        """The algorithm's own section, with the loop's defaults filled in.
+
+        Raises:
+            ConfigurationError: there are several other sections and no `algorithm`.
+        """
+        sections = dict(self.model_extra or {})
+        if self.algorithm is not None:
+            return OpenLoopConfig.from_mapping(sections.get(self.algorithm) or {})
+        if len(sections) > 1:
+            raise ConfigurationError(
+                f"which section is the algorithm's? Set `algorithm` to one of "
+                f"{', '.join(sections)}."
+            )
+        return OpenLoopConfig.from_mapping(next(iter(sections.values()), {}))
 
 
 def batch_size_follows(

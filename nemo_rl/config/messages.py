@@ -44,7 +44,7 @@ def _line(root: type[BaseModel], problem: Any) -> str:
     if kind == "value_error":
         # A section's own validator: `value` is the whole section, not worth showing.
         message = str(context["error"])
-        if isinstance(value, (dict, BaseModel)) or not path:
+        if _section_at(root, location) is not None:
             return f"{path}: {message}" if path else message
         return f"{path}={value!r} {message}"
     if kind == "literal_error":

@@ -7,6 +7,7 @@ is told its learning rate before every step.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,14 +72,7 @@ def phases_from_megatron(
         ValueError: the weight decay changes over the run, or the decay ends before
             the warm-up does.
     """
-    for name in ("start_weight_decay", "end_weight_decay"):
-        value = getattr(scheduler, name)
-        if value not in (None, kwargs.weight_decay):
-            raise ValueError(
-                f"megatron_cfg.scheduler.{name}={value} differs from the optimizer's "
-                f"weight_decay={kwargs.weight_decay}; weight decay stays the same "
-                "over a run."
-            )
+    _check_weight_decay(scheduler, kwargs)
     if not kwargs.lr:
         return None
     warmup = scheduler.lr_warmup_iters
@@ -112,6 +106,25 @@ def phases_from_megatron(
     else:
         curve = {"T_max": steps, "eta_min": min_lr}
         phases.append({"name": _LR + "CosineAnnealingLR", "kwargs": curve})
-    if warmup:
-        phases.append({"milestones": [warmup]})
+        # torch's cosine rises again after T_max; Megatron's stays at min_lr.
+        rest = {"factor": floor, "total_iters": sys.maxsize}
+        phases.append({"name": _LR + "ConstantLR", "kwargs": rest})
+    ends = [warmup] if warmup else []
+    if scheduler.lr_decay_style == "cosine":
+        ends.append(warmup + steps)
+    if ends:
+        phases.append({"milestones": ends})
     return [SchedulerConfig(**phase) for phase in phases]
+
+
+def _check_weight_decay(
+    scheduler: MegatronSchedulerConfig, kwargs: OptimizerKwargs
+) -> None:
+    for name in ("start_weight_decay", "end_weight_decay"):
+        value = getattr(scheduler, name)
+        if value not in (None, kwargs.weight_decay):
+            raise ValueError(
+                f"megatron_cfg.scheduler.{name}={value} differs from the optimizer's "
+                f"weight_decay={kwargs.weight_decay}; weight decay stays the same "
+                "over a run."
+            )

@@ -123,17 +123,20 @@ def _multiples(number: int, factor: int) -> str:
     return " or ".join(str(m) for m in (below, below + factor) if m)
 
 
-def validate_model_shape(policy: PolicyConfig, hf_config: Mapping[str, Any]) -> None:
+def validate_model_shape(
+    config: MasterConfig | PolicyConfig, hf_config: Mapping[str, Any]
+) -> None:
     """Check that the parallel sizes divide the model.
 
     Args:
-        policy: the policy section.
+        config: a recipe, or its policy section.
         hf_config: the model's config.json as a mapping (or an object's `to_dict()`).
 
     Raises:
         ConfigurationError: heads, key-value heads or layers do not divide, or a
             sequence is longer than the model's positions; names the nearest value.
     """
+    policy = config.policy if isinstance(config, MasterConfig) else config
     shape = {**hf_config, **policy.hf_config_overrides}
     if isinstance(shape.get("text_config"), Mapping):
         shape = {**shape, **shape["text_config"]}

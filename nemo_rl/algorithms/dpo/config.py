@@ -9,38 +9,24 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.loop import LoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class DPOConfig(BaseConfig):
+class DPOConfig(LoopConfig):
     """The dpo section."""
 
     batch_size: int = Field(32, ge=1)
     """Preference pairs per step; policy.train_global_batch_size follows it."""
     beta: float = Field(0.1, gt=0)
     """Weight of the divergence from the reference policy."""
-    max_num_steps: int = Field(1000, ge=1)
-    """Steps after which training ends."""
-    max_num_epochs: int = Field(1, ge=1)
-    """Passes over the data after which training ends."""
-    max_time_s: float | None = Field(None, gt=0)
-    """Seconds after which training ends at the next step; None: no limit."""
-    val_period: int = Field(10, ge=0)
-    """Steps between two validations; 0: none."""
     val_batches: int = Field(8, ge=1)
     """Batches per validation."""
     val_global_batch_size: int = Field(32, ge=1)
     """Pairs per validation batch."""
     val_micro_batch_size: int = Field(1, ge=1)
     """Pairs per forward pass of a validation."""
-    val_at_start: bool = False
-    """Validate before the first step."""
-    val_at_end: bool = False
-    """Validate after the last step."""
-    seed: int = Field(42, ge=0)
-    """Seed of the data order."""
     reference_policy_kl_penalty: float | None = Field(None, gt=0)
     """NeMo-RL's name of beta; wins over it if set."""
     preference_average_log_probs: bool = False

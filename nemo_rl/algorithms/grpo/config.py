@@ -15,39 +15,26 @@ from nemo_rl.config.dormant import (
     RewardScalingConfig,
     RewardShapingConfig,
 )
+from nemo_rl.config.loop import LoopConfig
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class GRPOConfig(BaseConfig):
+class GRPOConfig(LoopConfig):
     """The grpo section: how much is sampled, how rewards become advantages."""
 
     num_prompts_per_step: int = Field(32, ge=1)
     """Prompts per step (P)."""
     num_generations_per_prompt: int = Field(16, ge=2)
     """Responses per prompt (G); advantages compare them with one another."""
-    max_num_steps: int = Field(1000, ge=1)
-    """Steps after which training ends."""
-    max_num_epochs: int = Field(1, ge=1)
-    """Passes over the data after which training ends."""
-    max_time_s: float | None = Field(None, gt=0)
-    """Seconds after which training ends at the next step; None: no limit."""
     normalize_rewards: bool = True
     """Divide advantages by the standard deviation of the prompt's rewards."""
     use_leave_one_out_baseline: bool = True
     """Compare a response with the mean of the others, not of all."""
-    val_period: int = Field(10, ge=0)
-    """Steps between two validations; 0: none."""
-    val_at_start: bool = False
-    """Validate before the first step."""
-    val_at_end: bool = False
-    """Validate after the last step."""
     max_val_samples: int = Field(256, ge=1)
     """Prompts per validation."""
     val_batch_size: int = Field(256, ge=1)
     """Prompts sampled at once in a validation."""
-    seed: int = Field(42, ge=0)
-    """Seed of data order and sampling."""
     max_rollout_turns: int = Field(1, ge=1)
     """Not available above 1: turns between policy and environment."""
     overlong_filtering: bool = False
