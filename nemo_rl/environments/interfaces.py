@@ -1,0 +1,65 @@
+"""EnvironmentInterface: what scores a batch of conversations, for one turn or many.
+
+Knows nothing about generation or training.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+    from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+
+
+class EnvironmentReturn(NamedTuple):
+    """What an environment answers to B conversations.
+
+    Example of two finished ones, one right: ``EnvironmentReturn(observations=[],
+    metadata=[None, None], next_stop_strings=[None, None], rewards=tensor([1., 0.]),
+    terminateds=tensor([True, True]), answers=None)``.
+    """
+
+    observations: list[dict[str, str]]
+    """Messages that continue the conversations; empty where all have ended."""
+    metadata: list[dict[str, Any] | None]
+    """Per conversation, handed back at its next turn."""
+    next_stop_strings: list[list[str] | None]
+    """Per conversation, stop strings of its next turn."""
+    rewards: torch.Tensor
+    """[B] float32."""
+    terminateds: torch.Tensor
+    """[B] bool; the conversation is over."""
+    answers: list[str | None] | None
+    """What was read out of the responses, if anything was."""
+
+
+class EnvironmentInterface(ABC):
+    """Base of a user's environment."""
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        """Keep the environment's own settings."""
+        self.config = dict(config or {})
+
+    @abstractmethod
+    def step(
+        self,
+        message_log_batch: list[list[dict[str, Any]]],
+        metadata: list[dict[str, Any]],
+    ) -> EnvironmentReturn:
+        """Score B conversations whose last message is the assistant's.
+
+        Args:
+            message_log_batch: Conversations as lists of {"role", "content"}.
+            metadata: Per conversation: "prompt" (the rendered text), "answer", "row",
+                "truncated".
+        """
+
+    def global_post_process_and_metrics(
+        self, batch: BatchedDataDict
+    ) -> tuple[BatchedDataDict, dict[str, float]]:
+        """Look at the whole rollout batch once; return it and metrics of its own."""
+        return batch, {}
