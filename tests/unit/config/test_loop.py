@@ -18,7 +18,7 @@ def test_every_algorithm_has_them(section: type) -> None:
 def test_open_section_takes_any_key_and_checks_the_loops() -> None:
     section = OpenLoopConfig.from_mapping({"my_param": 1, "max_num_steps": 2})
     assert section["my_param"] == 1 and "my_param" in section
-    assert "my_param" in section.keys()
+    assert "my_param" in list(section)
     with pytest.raises(ConfigurationError, match="max_num_steps=0: expected greater"):
         OpenLoopConfig.from_mapping({"max_num_steps": 0})
 

@@ -1,0 +1,118 @@
+"""Recipes: each is valid, and base files list and explain every key."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nemo_rl.api.functional import config_class, load_recipe
+from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.messages import section_in
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+BASES = sorted((RECIPES / "base").glob("*.yaml"))
+ALL = [*BASES, *sorted(RECIPES.glob("*.yaml"))]
+
+# Given in one place only; the other places are for recipes from elsewhere.
+SECOND_PLACES = {
+    "policy.learning_rate",
+    "policy.megatron_cfg.optimizer",
+    "policy.megatron_cfg.scheduler",
+    "policy.megatron_cfg.distributed_data_parallel_config.overlap_grad_reduce",
+    "policy.megatron_cfg.distributed_data_parallel_config.overlap_param_gather",
+    "env.math",
+    "dpo.reference_policy_kl_penalty",
+}
+# What only algorithms that sample have.
+SAMPLING = ("policy.generation", "env", "policy.generation_batch_size")
+
+
+def ids(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize("path", ALL, ids=ids)
+def test_recipe_is_valid(path: Path) -> None:
+    config = load_recipe(path)
+    assert config.recipe_dir == path.parent
+    resolved = config.to_dict()
+    assert type(config).from_mapping(resolved).to_dict() == resolved
+
+
+@pytest.mark.parametrize("path", BASES, ids=ids)
+def test_every_key_carries_a_comment(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\s*\w+:", line):
+            above = lines[number - 1].strip() if number else ""
+            assert "  # " in line or above.startswith("# "), line
+    assert max(map(len, lines)) <= 88
+
+
+def keys(cls: type[BaseConfig], prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, field in cls.model_fields.items():
+        path = f"{prefix}{name}"
+        unused = ("Accepted", "Not available", "Read only by the vLLM")
+        if path in SECOND_PLACES or (field.description or "").startswith(unused):
+            continue
+        section = section_in(field.annotation)
+        if section is None or path == "policy.scheduler":
+            found.add(path)
+        else:
+            found |= keys(section, f"{path}.")
+    return found
+
+
+def given(mapping: dict, prefix: str = "") -> set[str]:
+    found: set[str] = set()
+    for name, value in mapping.items():
+        path = f"{prefix}{name}"
+        found |= (
+            given(value, f"{path}.") if isinstance(value, dict) and value else {path}
+        )
+    return found
+
+
+@pytest.mark.parametrize("path", BASES, ids=ids)
+def test_every_key_is_there(path: Path) -> None:
+    expected = keys(config_class(path.stem))
+    if path.stem != "grpo":
+        expected = {key for key in expected if not key.startswith(SAMPLING)}
+        expected -= {"policy.logprob_batch_size"} if path.stem == "sft" else set()
+    assert given(yaml.safe_load(path.read_text())) == expected
+
+
+@pytest.mark.parametrize("path", BASES, ids=ids)
+def test_base_values_are_the_defaults(path: Path) -> None:
+    cls = config_class(path.stem)
+    config = load_recipe(path)
+    default = cls.from_mapping(
+        {
+            "algorithm": path.stem,
+            "policy": {"model_name": config.policy.model_name},
+        }
+    )
+    assert config.to_dict() == default.to_dict()
+
+
+def test_the_table_names_every_recipe() -> None:
+    table = (RECIPES / "README.md").read_text()
+    for path in RECIPES.glob("*.yaml"):
+        assert f"`{path.stem}`" in table
+
+
+def test_cpu_recipe() -> None:
+    config = load_recipe(RECIPES / "grpo_smollm2_cpu.yaml")
+    assert (config.parallel_dims.dp, config.cluster.use_gpus) == (2, False)
+    assert config.samples_per_step == config.policy.train_global_batch_size == 32
+    assert config.max_prompt_length == 90
+    assert config.policy.optimizer.kwargs.betas == (0.9, 0.99)
+
+
+def test_llama_recipe() -> None:
+    config = load_recipe(RECIPES / "grpo_llama8b.yaml")
+    dims = config.parallel_dims
+    assert (dims.world_size, dims.tp, dims.pp, dims.dp) == (16, 4, 2, 2)
+    assert config.cluster.container
