@@ -33,20 +33,20 @@ choose_python() {
     fi
 }
 
-# SLURM's warning: the trainer finds the file or the signal, saves and ends.
+# SLURM's warning. The head's agent finds the file and tells the trainer to save. A
+# signal through srun would reach every process of the step, Ray's too.
 # shellcheck disable=SC2329  # called by trap
 on_usr2() {
     say "USR2: time is nearly up or the job is preempted; asking the trainer to save"
     touch "$RUN_DIR/PREEMPT"
-    [ -z "${STEP_PID:-}" ] || kill -USR2 "$STEP_PID" 2>/dev/null
 }
 
 # Bash runs a trap only between commands: a signal ends wait early, so wait again.
 wait_for_step() {
-    wait "$STEP_PID"
+    wait "$STEP_PID" 2>/dev/null
     STEP_CODE=$?
     while kill -0 "$STEP_PID" 2>/dev/null; do
-        wait "$STEP_PID"
+        wait "$STEP_PID" 2>/dev/null
         STEP_CODE=$?
     done
 }
@@ -55,7 +55,7 @@ wait_for_step() {
 watch_step() {
     while kill -0 "$STEP_PID" 2>/dev/null; do
         if [ -e "$ATTEMPT_DIR/exit_code" ]; then
-            sleep 10
+            sleep 6
             kill -TERM "$STEP_PID" 2>/dev/null
             sleep 1
             kill -TERM "$STEP_PID" 2>/dev/null
@@ -72,7 +72,7 @@ report_last_attempt() {
     local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
     [ "$ATTEMPT" -gt 0 ] && [ -d "$last" ] || return 0
     if [ -s "$last/failure" ]; then
-        say "attempt $((ATTEMPT - 1)) failed: $(cat "$last/failure")"
+        say "attempt $((ATTEMPT - 1)) failed: $(head -n 1 "$last/failure")"
     elif [ ! -s "$last/exit_code" ]; then
         say "SLURM ended attempt $((ATTEMPT - 1)): node failure, preemption or requeue"
     fi

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from nemo_rl.launch import bulletin as board
 from nemo_rl.launch.allocation import Allocation, address_of
@@ -28,62 +26,36 @@ from nemo_rl.launch.ray_start import (
     ray_environment,
     write_token,
 )
+from nemo_rl.launch.watch import REQUEUE, NodeLost, StopRequested, Watcher
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
 
-TICK_S = 0.25
-BEAT_S = 2.0
-SILENCE_LIMIT_S = 35.0
 ROLL_CALL_S = 12.0
-REQUEUE = 75
-STOPPED = 143
-
-T = TypeVar("T")
 
 
-class NodeLost(LaunchError):
-    """A node or its Ray is gone: the job can only go on in a new attempt."""
-
-    exit_code = REQUEUE
-
-
-class StopRequested(LaunchError):
-    """The batch shell asked the job to end before the driver could."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        """Keep the exit code that tells job.sh whether to requeue."""
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-class Agent:
+class Agent(Watcher):
     """One node's part of the job; `run` returns the exit code."""
 
     def __init__(self, allocation: Allocation, options: argparse.Namespace) -> None:
         """Choose addresses, ports and folders; nothing is started yet."""
-        self.job = allocation
-        self.options = options
-        self.ip = address_of(allocation.node_name, alone=allocation.num_nodes == 1)
-        self.bulletin = Bulletin(options.attempt_dir, allocation.node_name, ip=self.ip)
+        name = allocation.node_name
+        self.ip = address_of(name, alone=allocation.num_nodes == 1)
+        super().__init__(
+            allocation, options, Bulletin(options.attempt_dir, name, ip=self.ip)
+        )
         self.ports = plan_ports(allocation.job_id)
         folder = f"nemo_rl-{allocation.job_id}-{allocation.node_index}"
         self.temp_dir = options.temp_root / folder
         self.token = self.bulletin.path(board.TOKEN)
-        self.state = "starting"
-        self.ray: Child | None = None
-        self.driver: Child | None = None
-        self._signal: int | None = None
-        self._next_beat = 0.0
 
     def run(self) -> int:
         """Play this node's role until the job ends; leave nothing behind."""
         adopt_orphans()
-        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        code = 1
+        code, grace_s = 1, 0.0
         try:
             self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             code = self._run_head() if self.job.is_head else self._run_worker()
+            grace_s = 2.0
         except (NodeLost, StopRequested) as stop:
             code = stop.exit_code
             self.say(str(stop))
@@ -95,13 +67,9 @@ class Agent:
             if self.job.is_head:
                 self.token.unlink(missing_ok=True)
                 self.bulletin.publish(board.EXIT_CODE, code)
-            end_all()
+            end_all(grace_s)
             shutil.rmtree(self.temp_dir, ignore_errors=True)
         return code
-
-    def say(self, text: str) -> None:
-        """Print one line to the job's log."""
-        print(f"[{self.job.node_name}] {text}", flush=True)
 
     # ---- head
 
@@ -112,13 +80,13 @@ class Agent:
         self._start_ray(None)
         limit = self.options.start_timeout
         began = time.monotonic()
-        self._until(
+        self.until(
             lambda: alive_addresses(address) or None,
             limit,
             lambda: f"Ray's head did not answer on {address}{self.ray.tail()}",
         )
         self.bulletin.publish(board.HEAD, {"address": address})
-        self._until(
+        self.until(
             lambda: self._all_joined(address),
             max(1.0, limit - (time.monotonic() - began)),
             lambda: self._who_is_missing(address),
@@ -152,7 +120,7 @@ class Agent:
         }
         self.state = "training"
         self.driver = Child("driver", command, variables)
-        code = self._until(lambda: self.driver.returncode)
+        code = self.until(lambda: self.driver.returncode)
         if code not in (0, 2, REQUEUE):
             self._call_roll()
         self.say(f"the driver ended with exit code {code}")
@@ -174,7 +142,7 @@ class Agent:
                 if self.bulletin.node_status(name)["beat"] == before[name]
             ]
 
-        self._until(
+        self.until(
             lambda: None if mute() else True,
             ROLL_CALL_S,
             lambda: (
@@ -186,8 +154,8 @@ class Agent:
     # ---- worker
 
     def _run_worker(self) -> int:
-        head = self._until(
-            lambda: self.bulletin.read(board.HEAD) or self._ended(),
+        head = self.until(
+            lambda: self.bulletin.read(board.HEAD) or self.ended(),
             self.options.start_timeout,
             lambda: f"head {self.job.node_names[0]} did not say where Ray is",
         )
@@ -195,11 +163,8 @@ class Agent:
             return 0
         self._start_ray(head["address"])
         self.state = "joined"
-        self._until(self._ended)
+        self.until(self.ended)
         return 0
-
-    def _ended(self) -> bool | None:
-        return True if self.bulletin.read(board.EXIT_CODE) is not None else None
 
     # ---- both
 
@@ -217,74 +182,6 @@ class Agent:
         )
         log = self.bulletin.path(f"ray-{self.job.node_name}.log")
         self.ray = Child("ray", command, variables, log)
-
-    def _until(
-        self,
-        ready: Callable[[], T | None],
-        limit_s: float | None = None,
-        otherwise: Callable[[], str] = str,
-    ) -> T:
-        """Wait for `ready` to return something, watching all that can go wrong.
-
-        Raises:
-            NodeLost: a child or node failed, or the time is up (`otherwise` says
-                what was waited for).
-            StopRequested: the batch shell asked for the end.
-        """
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        while (value := ready()) is None:
-            self._check_signals()
-            self._check_ray()
-            if time.monotonic() >= self._next_beat:
-                self._next_beat = time.monotonic() + BEAT_S
-                self.bulletin.beat(self.state)
-                self._check_peers()
-            if deadline is not None and time.monotonic() > deadline:
-                raise NodeLost(f"after {limit_s:.0f} s {otherwise()}")
-            time.sleep(TICK_S)
-        return value
-
-    def _check_ray(self) -> None:
-        if self.ray is None or self.ray.returncode is None:
-            return
-        if not self.job.is_head and self._ended():
-            return
-        raise NodeLost(
-            f"node {self.job.node_name}: Ray ended with exit code "
-            f"{self.ray.returncode}:{self.ray.tail()}"
-        )
-
-    def _check_peers(self) -> None:
-        """The head watches every node, a node watches the head."""
-        names = self.job.node_names
-        peers = names[1:] if self.job.is_head else names[:1]
-        for name in peers if self.job.is_head else ():
-            status = self.bulletin.node_status(name)
-            if status["state"] == "failed":
-                raise NodeLost(f"node {name} failed: {status['message']}")
-        # Before it first reports, a node may still be unpacking a container.
-        reported = [p for p in peers if self.bulletin.node_status(p)["beat"]]
-        silent = self.bulletin.silent(reported, SILENCE_LIMIT_S)
-        if silent and not self._ended():
-            raise NodeLost(
-                f"node {', '.join(silent)} is lost: no sign of life for "
-                f"{SILENCE_LIMIT_S:.0f} s"
-            )
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self._signal = number
-
-    def _check_signals(self) -> None:
-        """USR2 is for the driver, which saves and ends; TERM and INT end us."""
-        number, self._signal = self._signal, None
-        if number is None or (number == signal.SIGUSR2 and not self.job.is_head):
-            return
-        if number != signal.SIGUSR2:
-            raise StopRequested(f"stopped by signal {number}", STOPPED)
-        if self.driver is None:
-            raise StopRequested("asked to stop before training began", REQUEUE)
-        self.say("passing the stop signal to the driver: save and end")
-        self.driver.send(signal.SIGUSR2)
 
     def _keep_ray_logs(self) -> None:
         logs = self.temp_dir / "session_latest" / "logs"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
-TAIL_LINES = 20
+TAIL_LINES = 10
+TAIL_WIDTH = 300
+_NOISE = re.compile(r"\[state-dump\]| I \d+ \d+\] \(raylet\)")
 
 
 class Child:
@@ -30,6 +33,9 @@ class Child:
     ) -> None:
         """Start it in a session of its own, so that signals for us spare it.
 
+        It ignores SIGUSR2 until it sets a handler: `scancel --signal=USR2` reaches
+        every process of a step, and would end those that do not know it.
+
         Args:
             name: how messages call it.
             command: program and arguments.
@@ -40,6 +46,7 @@ class Child:
         self.log = log
         sys.stdout.flush()
         output = log.open("ab") if log else None
+        ours = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # A child inherits this.
         self._process = subprocess.Popen(
             list(command),
             env=dict(env),
@@ -48,6 +55,7 @@ class Child:
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
         )
+        signal.signal(signal.SIGUSR2, ours)
         if output:
             output.close()
 
@@ -63,10 +71,15 @@ class Child:
             self._process.send_signal(number)
 
     def tail(self) -> str:
-        """Return the end of its log, indented; "" where it has none."""
+        """Return the end of its log, indented, without what Ray's raylet dumps."""
         if self.log is None or not self.log.exists():
             return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        lines = [
+            line.strip()[:TAIL_WIDTH]
+            for line in text.splitlines()
+            if line.strip() and not _NOISE.search(line)
+        ]
         return "".join(f"\n    {line}" for line in lines[-TAIL_LINES:])
 
 
@@ -103,9 +116,14 @@ def _parent(pid: int) -> int | None:
 
 
 def end_all(grace_s: float = 3.0) -> None:
-    """End every process below this one: ask, wait a moment, then force."""
+    """End every process below this one: ask, wait a moment, then force.
+
+    Args:
+        grace_s: how long to wait; 0 forces at once.
+    """
     deadline = time.monotonic() + grace_s
-    _signal_all(signal.SIGTERM)
+    if grace_s:
+        _signal_all(signal.SIGTERM)
     while descendants(os.getpid()) and time.monotonic() < deadline:
         time.sleep(0.05)
     # New children may appear while the tree is read, so look until it is empty.

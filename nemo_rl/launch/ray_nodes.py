@@ -7,7 +7,10 @@ what happened, so it only talks to the head's node table.
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
+
+from nemo_rl.utils.imports import require
 
 TIMEOUT_S = 5.0
 
@@ -18,25 +21,25 @@ def alive_addresses(address: str) -> list[str] | None:
     Args:
         address: "ip:port" of the head. Access is by the token of this process's
             environment (RAY_AUTH_TOKEN_PATH).
-    """
-    # Ray's C++ client: an import of a second that only the head pays.
-    from ray.core.generated.gcs_pb2 import GcsNodeInfo
-    from ray.exceptions import RayError
 
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    # By name: the package must stay importable where there is no Ray.
+    errors = require("ray").exceptions
+    states = import_module("ray.core.generated.gcs_pb2").GcsNodeInfo
     try:
         nodes = _client(address).get_all_node_info(timeout=TIMEOUT_S)
-    except (RayError, RuntimeError, OSError):
+    except (errors.RayError, RuntimeError, OSError):
         _client.cache_clear()
         return None
     return [
         node.node_manager_address
         for node in nodes.values()
-        if node.state == GcsNodeInfo.ALIVE
+        if node.state == states.ALIVE
     ]
 
 
 @lru_cache(maxsize=1)
 def _client(address: str) -> Any:
-    from ray._raylet import GcsClient
-
-    return GcsClient(address=address)
+    return import_module("ray._raylet").GcsClient(address=address)

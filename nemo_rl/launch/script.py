@@ -1,0 +1,65 @@
+"""A JobSpec as the text of a job script: a header for sbatch, then slurm/job.sh.
+
+A pure function; recipes/*.sh are its recorded results.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from nemo_rl.launch.job import SAVE_SECONDS, JobSpec
+from nemo_rl.launch.site import DEFAULT
+
+
+def render(spec: JobSpec) -> str:
+    """Return the script.
+
+    USR2 warns the batch shell (B:), not the steps, and is not USR1, which NCCL may
+    take. The output's folder exists (the one sbatch is called in): a job whose output
+    cannot be opened dies without a word. slurm/job.sh then writes into the run folder.
+    """
+    options = {
+        "job-name": spec.name,
+        "nodes": spec.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": spec.gpus_per_node or None,
+        "partition": spec.partition,
+        "account": spec.account,
+        "exclusive": True,
+        "mem": 0,
+        "time": spec.time,
+        "signal": f"B:USR2@{SAVE_SECONDS}",
+        "requeue": True,
+        "open-mode": "append",
+        "output": "slurm-%x-%j.log",
+    }
+    lines = ["#!/bin/bash"]
+    if spec.title:
+        lines.append(f"# {spec.title}")
+    lines += _provenance(spec)
+    for name, value in options.items():
+        if value is not None:
+            flag = f"--{name}" if value is True else f"--{name}={value}"
+            lines.append(f"#SBATCH {flag}")
+    lines.append(f"RECIPE={shlex.quote(spec.recipe)}")
+    if spec.overrides:
+        lines.append(f"OVERRIDES=({shlex.join(spec.overrides)})")
+    if spec.site != DEFAULT:
+        lines.append(f"export NEMO_RL_SITE={spec.site}")
+    if spec.container:
+        image = shlex.quote(spec.container)
+        lines.append(f'export NEMO_RL_CONTAINER="${{NEMO_RL_CONTAINER:-{image}}}"')
+    if spec.run_dir:
+        lines.append(f"export NEMO_RL_RUN_DIR={shlex.quote(spec.run_dir)}")
+    cure = f"submit from the checkout: sbatch recipes/{spec.name}.sh"
+    lines.append(f'source "${{SLURM_SUBMIT_DIR:?{cure}}}/slurm/job.sh" "$@"')
+    return "\n".join(lines) + "\n"
+
+
+def _provenance(spec: JobSpec) -> list[str]:
+    if spec.overrides or spec.run_dir or spec.site != DEFAULT:
+        return ["# Written by python -m nemo_rl.launch for one submission."]
+    return [
+        f"# Written by: python -m nemo_rl.launch {spec.recipe} --write",
+        "# (edit the .yaml, then run it again)",
+    ]

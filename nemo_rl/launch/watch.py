@@ -1,0 +1,140 @@
+"""What an agent watches while it waits: its children, the other nodes, signals.
+
+Knows no roles: `node.Agent` says what to wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from nemo_rl.launch.allocation import Allocation
+from nemo_rl.launch.bulletin import EXIT_CODE, Bulletin
+from nemo_rl.launch.processes import Child
+from nemo_rl.utils.exceptions import LaunchError
+
+PREEMPT = "PREEMPT"
+"""File in the run folder; `slurm/job.sh` makes it when SLURM warns of the end."""
+TICK_S = 0.25
+BEAT_S = 2.0
+SILENCE_LIMIT_S = 30.0
+REQUEUE = 75
+STOPPED = 143
+
+T = TypeVar("T")
+
+
+class NodeLost(LaunchError):
+    """A node or its Ray is gone: the job can only go on in a new attempt."""
+
+    exit_code = REQUEUE
+
+
+class StopRequested(LaunchError):
+    """The batch shell asked the job to end before the driver could."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        """Keep the exit code that tells job.sh whether to requeue."""
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Watcher:
+    """Waits for things, and raises as soon as they cannot come any more."""
+
+    def __init__(
+        self, allocation: Allocation, options: argparse.Namespace, bulletin: Bulletin
+    ) -> None:
+        """Watch for SIGUSR2, SIGTERM and SIGINT from now on."""
+        self.job = allocation
+        self.options = options
+        self.bulletin = bulletin
+        self.state = "starting"
+        self.ray: Child | None = None
+        self.driver: Child | None = None
+        self._signal: int | None = None
+        self._asked = False
+        self._next_beat = 0.0
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def say(self, text: str) -> None:
+        """Print one line to the job's log."""
+        print(f"[{self.job.node_name}] {text}", flush=True)
+
+    def ended(self) -> bool | None:
+        """True once the head has said how the job ended, else None."""
+        return True if self.bulletin.read(EXIT_CODE) is not None else None
+
+    def until(
+        self,
+        ready: Callable[[], T | None],
+        limit_s: float | None = None,
+        otherwise: Callable[[], str] = str,
+    ) -> T:
+        """Wait for `ready` to return something, watching all that can go wrong.
+
+        Raises:
+            NodeLost: a child or node failed, or the time is up (`otherwise` says
+                what was waited for).
+            StopRequested: the batch shell asked for the end.
+        """
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        while (value := ready()) is None:
+            self._check_ray()
+            if time.monotonic() >= self._next_beat:
+                self._next_beat = time.monotonic() + BEAT_S
+                self._check_signals()
+                self.bulletin.beat(self.state)
+                self._check_peers()
+            if deadline is not None and time.monotonic() > deadline:
+                raise NodeLost(f"after {limit_s:.0f} s {otherwise()}")
+            time.sleep(TICK_S)
+        return value
+
+    def _check_ray(self) -> None:
+        if self.ray is None or self.ray.returncode is None:
+            return
+        if not self.job.is_head and self.ended():
+            return
+        raise NodeLost(
+            f"node {self.job.node_name}: Ray ended with exit code "
+            f"{self.ray.returncode}:{self.ray.tail()}"
+        )
+
+    def _check_peers(self) -> None:
+        """The head watches every node, a node watches the head."""
+        names = self.job.node_names
+        peers = names[1:] if self.job.is_head else names[:1]
+        for name in peers if self.job.is_head else ():
+            status = self.bulletin.node_status(name)
+            if status["state"] == "failed":
+                raise NodeLost(status["message"].partition("\n")[0].rstrip(":"))
+        # Before it first reports, a node may still be unpacking a container.
+        reported = [p for p in peers if self.bulletin.node_status(p)["beat"]]
+        silent = self.bulletin.silent(reported, SILENCE_LIMIT_S)
+        if silent and not self.ended():
+            raise NodeLost(
+                f"node {', '.join(silent)} is lost: no sign of life for "
+                f"{SILENCE_LIMIT_S:.0f} s"
+            )
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self._signal = number
+
+    def _check_signals(self) -> None:
+        """TERM and INT end us; USR2 or the file PREEMPT are for the driver."""
+        number, self._signal = self._signal, None
+        if number is not None and number != signal.SIGUSR2:
+            raise StopRequested(f"stopped by signal {number}", STOPPED)
+        asked = number is not None or (self.options.run_dir / PREEMPT).exists()
+        if not asked or self._asked or not self.job.is_head:
+            return
+        if self.driver is None:
+            raise StopRequested("asked to stop before training began", REQUEUE)
+        self._asked = True
+        self.say("asking the driver to save and end")
+        self.driver.send(signal.SIGUSR2)
