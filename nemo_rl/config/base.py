@@ -7,7 +7,7 @@ listed in one ConfigurationError in the words of `config.messages`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -56,7 +56,8 @@ class _ConfigMeta(type(BaseModel)):
         try:
             return super().__call__(*args, **kwargs)
         except ValidationError as error:
-            raise ConfigurationError(describe(cls, error)) from None
+            section = cast(type[BaseModel], cls)
+            raise ConfigurationError(describe(section, error)) from None
 
 
 class BaseConfig(BaseModel, metaclass=_ConfigMeta):

@@ -12,6 +12,7 @@ from pathlib import Path
 VARIABLES: dict[str, str] = {
     "NEMO_RL_CACHE": "folder of converted models; default ~/.cache/nemo_rl",
     "NEMO_RL_ROOT": "checkout that holds recipes/, launch/ and slurm/",
+    "NEMO_RL_SITE": "name of a launch/<site>.env; default generic",
     "NEMO_RL_DEBUG": "1: full tracebacks and debug logging",
     "NRL_CONTAINER": "set inside the container image",
     "NRL_FORCE_REBUILD_VENVS": "accepted; there are no per-worker environments",
