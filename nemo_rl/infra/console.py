@@ -6,6 +6,7 @@ drawn by `console_view`.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, TextIO
@@ -205,5 +206,7 @@ class PlainConsole:
         stream = self._stream or sys.stdout
         encoding = getattr(stream, "encoding", None) or "utf-8"
         # A log of a C locale must not end the training over an arrow.
-        stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-        stream.flush()
+        # A full disk or a reader that has gone must not end it either.
+        with contextlib.suppress(OSError):
+            stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+            stream.flush()

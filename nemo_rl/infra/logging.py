@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class LoggerFacade:
             self.log_dir / "tensorboard" if config.tensorboard_enabled else None
         )
         self._samples = int(config.num_val_samples_to_print)
+        self._lock = threading.RLock()
         self._sinks: list[Sink] = []
         if rank == 0:
             self._sinks = self._start(config, resume_step)
@@ -139,17 +141,19 @@ class LoggerFacade:
         return sinks
 
     def _each(self, method: str, *args: Any) -> None:
-        for sink in list(self._sinks):
-            try:
-                getattr(sink, method)(*args)
-            except sink.errors as error:
-                self._sinks.remove(sink)
-                log.warning(
-                    "logging to %s failed and is switched off for the rest of this "
-                    "run: %s",
-                    sink.name,
-                    error,
-                )
+        # The GPU monitor logs from a thread of its own.
+        with self._lock:
+            for sink in list(self._sinks):
+                try:
+                    getattr(sink, method)(*args)
+                except sink.errors as error:
+                    self._sinks.remove(sink)
+                    log.warning(
+                        "logging to %s failed and is switched off for the rest of "
+                        "this run: %s",
+                        sink.name,
+                        error,
+                    )
 
 
 def setup_logger(
@@ -197,18 +201,22 @@ def show_messages(level: int | str = logging.INFO) -> None:
         logger.addHandler(_CurrentStderr())
 
 
-class _CurrentStderr(logging.StreamHandler):
+class _CurrentStderr(logging.Handler):
     """Writes to what sys.stderr is at that moment: a live display replaces it."""
 
     def __init__(self) -> None:
-        logging.Handler.__init__(self)
+        super().__init__()
         self.setFormatter(
             logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
         )
 
-    @property
-    def stream(self) -> Any:
-        return sys.stderr
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError, TypeError):
+            # A closed stream or a message that does not format: never the training.
+            self.handleError(record)
 
 
 def tagged(metrics: Mapping[str, Any], prefix: str) -> dict[str, float]:

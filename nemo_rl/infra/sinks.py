@@ -23,12 +23,14 @@ class Sink(Protocol):
 
     Attributes:
         name: for messages.
-        errors: the exceptions of its library; they switch the sink off instead of
-            ending the training.
     """
 
     name: str
-    errors: tuple[type[BaseException], ...]
+
+    @property
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """Exceptions of its library: they switch it off, training goes on."""
+        ...
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers under their tags."""

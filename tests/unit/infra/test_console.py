@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 
 import pytest
@@ -99,6 +100,23 @@ def test_plain_survives_an_ascii_log():
     stream = io.TextIOWrapper(raw, encoding="ascii")
     make_console("plain", stream=stream).message("5 → 7")
     assert raw.getvalue() == b"5 ? 7\n"
+
+
+def test_plain_survives_a_full_disk_and_a_closed_pipe():
+    class Broken(io.StringIO):
+        def __init__(self, number):
+            super().__init__()
+            self.number = number
+            self.tried = 0
+
+        def write(self, text):
+            self.tried += 1
+            raise OSError(self.number, "cannot write")
+
+    for number in (errno.ENOSPC, errno.EPIPE):
+        stream = Broken(number)
+        run(make_console("plain", stream=stream))
+        assert stream.tried > 5
 
 
 def test_plain_follows_a_replaced_stdout(capsys):

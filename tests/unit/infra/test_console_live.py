@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import pty
 import re
@@ -14,6 +16,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("rich")
+
+from nemo_rl.infra.console import RunSummary  # noqa: E402
+from nemo_rl.infra.console_live import RichConsole  # noqa: E402
 
 PROGRAM = """
 import logging, sys, time
@@ -111,3 +116,37 @@ def test_ctrl_c_gives_the_cursor_and_the_handlers_back():
     text = run_on_terminal("30", interrupt_after="message [1]")
     assert text.rfind(SHOW_CURSOR) > text.rfind(HIDE_CURSOR) >= 0
     assert lines_of(text)[-3:-1] == ["handler is back", "the end"]
+
+
+class Screen(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_in_this_process_streams_and_handlers_are_restored(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    streams = sys.stdout, sys.stderr
+    handler = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("somebody.else")
+    logger.addHandler(handler)
+    console = RichConsole(screen, 100)
+    try:
+        console.update(1, {"reward": 0.5})
+        console.start("title", 3, {"a": 1})
+        assert handler.stream is not streams[1]
+        logger.warning("through the panel")
+        console.phase("training")
+        console.validation(1, {"accuracy": 0.5})
+        console.start("another run", 5, {})
+        console.update(2, {"reward": 0.75})
+    finally:
+        console.finish(RunSummary(steps=2, before=0.1, after=0.5, paths={"x": "y"}))
+        logger.removeHandler(handler)
+    console.stop()
+    assert (sys.stdout, sys.stderr) == streams and handler.stream is streams[1]
+    text = "\n".join(lines_of(screen.getvalue()))
+    for part in ("through the panel", "training", "step 2/5", "0.7500", "x  y"):
+        assert part in text, part
