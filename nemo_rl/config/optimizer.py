@@ -7,8 +7,14 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from nemo_rl.config.base import BaseConfig
+from nemo_rl.utils.suggest import did_you_mean
 
-SCHEDULES = ("LinearLR", "ConstantLR", "CosineAnnealingLR")
+SCHEDULES = {
+    "LinearLR": ("start_factor", "end_factor", "total_iters"),
+    "ConstantLR": ("factor", "total_iters"),
+    "CosineAnnealingLR": ("T_max", "eta_min"),
+}
+"""Schedule of torch.optim.lr_scheduler -> its arguments; T_max has no default."""
 
 
 class OptimizerKwargs(BaseConfig):
@@ -68,6 +74,17 @@ class SchedulerConfig(BaseConfig):
             raise ValueError(
                 f"name={self.name!r} is not one of "
                 f"{', '.join('torch.optim.lr_scheduler.' + s for s in SCHEDULES)}."
+            )
+        for name in self.kwargs if self.name is not None else ():
+            known = SCHEDULES[self.kind]
+            if name not in known:
+                raise ValueError(
+                    f"{name} is not an argument of {self.kind}."
+                    f"{did_you_mean(name, known)}"
+                )
+        if self.kind == "CosineAnnealingLR" and "T_max" not in self.kwargs:
+            raise ValueError(
+                "CosineAnnealingLR needs kwargs.T_max, the steps of its descent."
             )
         if self.milestones is not None and (
             self.kwargs or sorted(set(self.milestones)) != self.milestones

@@ -15,7 +15,7 @@ from nemo_rl.config.dormant import (
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.config.megatron import MegatronConfig
 from nemo_rl.config.optimizer import OptimizerConfig, SchedulerConfig
-from nemo_rl.config.schedule import phases_from_megatron
+from nemo_rl.config.schedule import check_milestones, phases_from_megatron
 
 
 class TokenizerConfig(BaseConfig):
@@ -97,6 +97,14 @@ class PolicyConfig(BaseConfig):
     def _named(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("is empty; expected a folder or a model's name.")
+        return value
+
+    @field_validator("scheduler")
+    @classmethod
+    def _phases_meet(
+        cls, value: list[SchedulerConfig] | None
+    ) -> list[SchedulerConfig] | None:
+        check_milestones(value)
         return value
 
     @model_validator(mode="after")

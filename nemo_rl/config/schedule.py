@@ -29,24 +29,37 @@ def learning_rate_at(
         step: number of updates already made (0 before the first).
         lr: peak learning rate, policy.optimizer.kwargs.lr.
         scheduler: policy.scheduler; None keeps `lr`.
-
-    Raises:
-        ValueError: there are not as many milestones as changes of phase.
     """
-    phases = [entry for entry in scheduler or () if entry.name is not None]
-    milestones = [m for entry in scheduler or () for m in entry.milestones or ()]
+    phases, milestones = _split(scheduler)
     if not phases:
         return lr
     if not milestones:
         return lr * math.prod(_factor(phase, step, lr) for phase in phases)
-    if len(milestones) != len(phases) - 1:
-        raise ValueError(
-            f"{len(milestones)} milestones for {len(phases)} phases; "
-            f"expected {len(phases) - 1}."
-        )
     index = sum(step >= milestone for milestone in milestones)
     start = milestones[index - 1] if index else 0
     return lr * _factor(phases[index], step - start, lr)
+
+
+def _split(
+    scheduler: Sequence[SchedulerConfig] | None,
+) -> tuple[list[SchedulerConfig], list[int]]:
+    phases = [entry for entry in scheduler or () if entry.name is not None]
+    milestones = [m for entry in scheduler or () for m in entry.milestones or ()]
+    return phases, milestones
+
+
+def check_milestones(scheduler: Sequence[SchedulerConfig] | None) -> None:
+    """Check that there are no milestones, or one for every change of phase.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
+    phases, milestones = _split(scheduler)
+    if milestones and len(milestones) != len(phases) - 1:
+        raise ValueError(
+            f"has {len(milestones)} milestones for {len(phases)} phases; expected "
+            f"{max(0, len(phases) - 1)}."
+        )
 
 
 def _factor(phase: SchedulerConfig, step: int, lr: float) -> float:

@@ -29,6 +29,11 @@ def test_other_optimizers_are_refused() -> None:
         ({}, "give either name .* or milestones"),
         ({"name": "LinearLR", "milestones": [1]}, "give either name"),
         ({"name": "torch.optim.lr_scheduler.StepLR"}, "is not one of .*LinearLR"),
+        (
+            {"name": "LinearLR", "kwargs": {"total_iter": 3}},
+            "total_iter is not an argument of LinearLR. Did you mean total_iters?",
+        ),
+        ({"name": "CosineAnnealingLR"}, "needs kwargs.T_max"),
         ({"milestones": [3, 2]}, r"milestones=\[3, 2\] must ascend"),
         ({"milestones": [2], "kwargs": {"x": 1}}, "without kwargs"),
     ],

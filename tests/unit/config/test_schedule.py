@@ -64,8 +64,8 @@ def test_without_milestones_phases_multiply() -> None:
 
 
 def test_milestones_must_match() -> None:
-    with pytest.raises(ValueError, match="1 milestones for 1 phases; expected 0"):
-        learning_rate_at(0, 1.0, entries(WARMUP, {"milestones": [3]}))
+    with pytest.raises(ValueError, match="has 1 milestones for 1 phases; expected 0"):
+        PolicyConfig(model_name="m", scheduler=[WARMUP, {"milestones": [3]}])
 
 
 def megatron(**scheduler: object) -> PolicyConfig:
