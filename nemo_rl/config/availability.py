@@ -79,6 +79,13 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
         "Set policy.generation.backend to 'megatron', which samples with the "
         "training weights.",
     ),
+    ("GenerationConfig", "include_stop_str_in_output"): Refusal(
+        lambda value: not value,
+        "Set it to true: what ended a response was sampled and is trained on.",
+    ),
+    ("TokenizerConfig", "chat_template_kwargs"): Refusal(
+        _on, "Write the values into a template and set policy.tokenizer.chat_template."
+    ),
     ("ColocatedConfig", "enabled"): Refusal(
         lambda value: not value,
         "Set it to true: generation shares the processes of training.",

@@ -88,7 +88,7 @@ class GenerationConfig(BaseConfig):
     stop_strings: list[str] | None = None
     """Strings that end a response."""
     include_stop_str_in_output: bool = True
-    """Keep the stop string in the response."""
+    """Always true: what ended a response stays a part of it."""
     model_name: str | None = None
     """Accepted; responses come from policy.model_name."""
     tokenizer: dict[str, Any] | None = None

@@ -71,7 +71,7 @@ class MegatronConfig(BaseConfig):
     pipeline_dtype: str | None = None
     """Accepted; activations travel in policy.precision."""
     empty_unused_memory_level: int = Field(0, ge=0, le=2)
-    """Empty the CUDA cache: 1 after a step, 2 also before it."""
+    """Accepted; the CUDA cache is left to its allocator."""
     force_reconvert_from_hf: bool = False
     """Accepted; weights are read from the Hugging Face folder at every start."""
     converter_type: str | None = None

@@ -26,7 +26,7 @@ class TokenizerConfig(BaseConfig):
     chat_template: str | None = None
     """Jinja text or a file's path; None means the tokenizer's own."""
     chat_template_kwargs: dict[str, Any] | None = None
-    """Extra variables of the chat template, such as enable_thinking."""
+    """Not available: extra variables of the chat template."""
 
 
 class PolicyConfig(BaseConfig):

@@ -31,6 +31,8 @@ REFUSED = {
         "use_distributed_optimizer",
     ),
     "policy.generation.backend": ("vllm", "backend to 'megatron'"),
+    "policy.generation.include_stop_str_in_output": (False, "Set it to true"),
+    "policy.tokenizer.chat_template_kwargs": ({"a": 1}, "tokenizer.chat_template"),
     "policy.generation.colocated.enabled": (False, "Set it to true"),
     "policy.sequence_packing.enabled": (True, "padded"),
     "policy.dynamic_batching.enabled": (True, "train_micro_batch_size"),
