@@ -1,0 +1,30 @@
+"""EnvironmentInterface: one method to write, the return type of the documentation."""
+
+import pytest
+
+from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
+
+
+def test_step_is_all_a_subclass_must_write():
+    with pytest.raises(TypeError, match="step"):
+        EnvironmentInterface()
+
+    class Own(EnvironmentInterface):
+        def __init__(self, config):
+            super().__init__(config)
+
+        def step(self, message_log_batch, metadata):
+            return None
+
+    assert Own({"a": 1}).config == {"a": 1}
+
+
+def test_the_return_has_the_documented_fields():
+    assert EnvironmentReturn._fields == (
+        "observations",
+        "metadata",
+        "next_stop_strings",
+        "rewards",
+        "terminateds",
+        "answers",
+    )
