@@ -1,0 +1,139 @@
+"""Whole jobs: the recipe's own script, real SLURM, Ray and training on several nodes.
+
+Not covered, for lack of the hardware: GPUs, containers, shared network file systems.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+RECIPE = "recipes/grpo_smollm2_cpu.sh"
+FINISHED = {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}
+SLOW = "env.reward_fn=slow_reward:length"
+
+
+class Run:
+    """A submitted job and its folder."""
+
+    def __init__(self, cluster, checkout, env, arguments):
+        self.cluster = cluster
+        self.number = cluster.submit(*arguments, cwd=checkout, env=env)
+        self.folder = checkout / "results" / "grpo_smollm2_cpu" / str(self.number)
+
+    def log(self):
+        path = self.folder / "job.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def steps(self):
+        path = self.folder / "logs" / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        steps = [json.loads(line)["step"] for line in lines]
+        return sorted(set(steps))
+
+    def until(self, ready, timeout):
+        deadline = time.monotonic() + timeout
+        while not ready():
+            state = self.cluster.job(self.number)["JobState"]
+            assert state not in FINISHED or ready(), f"{state}\n{self.log()}"
+            assert time.monotonic() < deadline, f"{state}\n{self.log()}"
+            time.sleep(0.5)
+
+    def finish(self, timeout):
+        try:
+            job = self.cluster.wait(self.number, FINISHED, timeout)
+        except TimeoutError as error:
+            pytest.fail(f"{error}\n{self.log()}")
+        assert job["JobState"] == "COMPLETED", self.log()
+        return job
+
+
+@pytest.fixture(scope="module")
+def limited(cluster, checkout, job_env, training):
+    """A job of one node whose time is up before its training is."""
+    options = ["--nodes=1", "--time=2", "--signal=B:USR2@40", RECIPE]
+    steps = ["grpo.max_num_steps=70", "checkpointing.save_period=20"]
+    return Run(cluster, checkout, job_env, [*options, *training, SLOW, *steps])
+
+
+def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
+    """`sbatch --nodes=3` with TP=3: every matrix is spread over three hosts."""
+    sizes = [
+        "policy.megatron_cfg.tensor_model_parallel_size=3",
+        "grpo.max_num_steps=2",
+    ]
+    arguments = ["--nodes=3", RECIPE, *training, *sizes]
+    run = Run(cluster, checkout, job_env, arguments)
+    run.finish(150)
+    log = run.log()
+    assert "3 nodes, 2 CPUs and 0 GPUs each, up in" in log
+    assert "the driver ended with exit code 0" in log
+    assert run.steps() == [1, 2]
+    assert "num_nodes: 3" in (run.folder / "resolved.yaml").read_text()
+    attempt = run.folder / "attempts" / f"{run.number}.0"
+    assert (attempt / "exit_code").read_text() == "0"
+    assert sorted(p.name for p in attempt.glob("ray-node*.log")) == [
+        f"ray-node{i}.log" for i in range(3)
+    ]
+    assert not (attempt / "ray_token").exists()
+    assert (run.folder / "PROGRESS").read_text().strip().endswith("step_000002")
+    assert (
+        "attempt 0 on node[0-2]"
+        in (checkout / f"slurm-grpo_smollm2_cpu-{run.number}.log").read_text()
+    )
+
+
+def test_a_users_mistake_ends_the_job_with_2(cluster, checkout, job_env, training):
+    arguments = ["--nodes=1", RECIPE, *training, "grpo.max_num_stepps=2"]
+    run = Run(cluster, checkout, job_env, arguments)
+    job = cluster.wait(run.number, FINISHED, 90)
+    assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
+    assert "grpo.max_num_stepps is not a field. Did you mean" in run.log()
+    assert "Traceback" not in run.log()
+
+
+def test_a_lost_node_is_named_and_the_job_goes_on_without_it(
+    cluster, checkout, job_env, training, limited
+):
+    steps = ["grpo.max_num_steps=30", "checkpointing.save_period=1"]
+    # Node 3 will replace the lost one.
+    cluster.run("scontrol", "update", "nodename=node3", "state=drain", "reason=spare")
+    arguments = ["--nodes=2", RECIPE, *training, SLOW, *steps]
+    run = Run(cluster, checkout, job_env, arguments)
+    run.until(lambda: len(run.steps()) >= 2, 120)
+    names = cluster.run(
+        "scontrol", "show", "hostnames", cluster.job(run.number)["NodeList"]
+    ).stdout.split()
+    victim = names[1]
+    cluster.tell(f"kill {victim}")
+    killed = time.monotonic()
+    run.until(lambda: f"node {victim} is lost" in run.log(), 60)
+    assert time.monotonic() - killed < 60
+    run.until(lambda: "requeued: the next attempt goes on from" in run.log(), 60)
+    cluster.run("scontrol", "update", f"nodename={victim}", "state=down", "reason=dead")
+    cluster.run("scontrol", "update", "nodename=node3", "state=resume")
+    run.finish(150)
+    assert f"attempt 0 failed: node {victim} is lost" in run.log()
+    assert "node3" in run.log().partition("attempt 1: ")[2].partition("\n")[0]
+    assert "resumed from" in run.log()
+    assert run.steps() == list(range(1, 31))
+
+
+def test_a_time_limit_saves_requeues_and_resumes(limited):
+    limited.until(
+        lambda: "requeued: the next attempt goes on from" in limited.log(), 180
+    )
+    log = limited.log()
+    assert "USR2: time is nearly up" in log
+    assert "asking the driver to save and end" in log
+    assert "the driver ended with exit code 75" in log
+    done = max(limited.steps())
+    assert done < 70
+    job = limited.finish(120)
+    assert job["Restarts"] == "1"
+    assert limited.steps() == list(range(1, 71))
+    saved = log.partition("goes on from ")[2].split()[0]
+    assert saved.endswith(f"step_{done:06d}")
+    assert f"resumed from {saved}" in limited.log()
