@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nemo_rl.config.base import BaseConfig
-from nemo_rl.config.keywords import build_config
+from nemo_rl.config.keywords import build_mapping
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.data.module import DataModule
 from nemo_rl.data.tokenizer import load_tokenizer
@@ -25,7 +25,8 @@ from nemo_rl.infra.console import Console, make_console
 from nemo_rl.infra.fingerprint import model_fingerprint
 from nemo_rl.infra.logging import LoggerFacade, setup_logger
 from nemo_rl.infra.preemption import PreemptionFlag
-from nemo_rl.infra.resources import make_cluster
+from nemo_rl.infra.publish import publish_folder
+from nemo_rl.infra.resources import make_cluster, release_cluster
 from nemo_rl.trainers.callbacks import Callback, CallbackList
 from nemo_rl.trainers.state import TrainResult, TrainState
 from nemo_rl.trainers.summary import run_facts, run_summary
@@ -92,7 +93,7 @@ class BaseTrainer:
 
     @classmethod
     def _build_config_from_pretrained(cls, model: str, **kwargs: Any) -> Any:
-        return build_config(cls.config_class, model, cls.algorithm, **kwargs)
+        return build_mapping(cls.config_class, model, cls.algorithm, **kwargs)
 
     def fit(
         self,
@@ -117,8 +118,7 @@ class BaseTrainer:
         self.callbacks = CallbackList(callbacks)
         try:
             self.setup(dataset, reward_fn, val_dataset)
-            with self.console:
-                return self._training_loop()
+            return self._training_loop()
         finally:
             self._teardown()
 
@@ -207,10 +207,11 @@ class BaseTrainer:
         )
         self._teardown_steps.append(self.logger.close)
         self.console: Console = make_console(self.config.logger.console)
+        self._teardown_steps.append(self.console.stop)
 
     def _setup_cluster(self) -> None:
         self.cluster = make_cluster(self.config.cluster)
-        self._teardown_steps.append(self.cluster.shutdown)
+        self._teardown_steps.append(lambda: release_cluster(self.cluster))
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.
         self.preemption = PreemptionFlag(
             self.run_dir,
@@ -369,7 +370,12 @@ class BaseTrainer:
         )
         self.callbacks.on_train_end(self, result)
         self.console.finish(
-            run_summary(result, self._first_validation, self._last_validation)
+            run_summary(
+                result,
+                self._first_validation,
+                self._last_validation,
+                elapsed_s=time.monotonic() - self._started,
+            )
         )
         return result
 
@@ -380,7 +386,7 @@ class BaseTrainer:
         """Write ``checkpoint_dir/hf``, complete or not at all."""
         if not self.config.checkpointing.export_hf:
             return None
-        return self.checkpoints.export("hf", self.policy.save_hf)
+        return publish_folder(self.checkpoints.directory / "hf", self.policy.save_hf)
 
     def _teardown(self) -> None:
         steps, self._teardown_steps = getattr(self, "_teardown_steps", []), []

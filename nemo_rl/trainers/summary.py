@@ -18,7 +18,8 @@ def run_facts(trainer: Any) -> dict[str, str]:
     kind = "GPU" if cluster.use_gpus else "CPU"
     return {
         "model": config.policy.model_name,
-        "data": f"{trainer.data.name}, {trainer.data.size} rows",
+        "data": f"{config.data.dataset_name or 'given in code'}, "
+        f"{len(trainer.data)} rows",
         "workers": (
             f"{dims.world_size} {kind} (TP{dims.tp} PP{dims.pp} DP{dims.dp}) on "
             f"{cluster.num_nodes} node{'s' * (cluster.num_nodes > 1)}"

@@ -89,8 +89,8 @@ class TrainingBackend(Protocol):
         """As ``get_logprobs`` under the base weights."""
         ...
 
-    def save_checkpoint(self, path: Path) -> None:
-        """Write weights, optimizer, scheduler and RNG below ``path``."""
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
+        """Write weights, optimizer and generators below ``path``."""
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote."""

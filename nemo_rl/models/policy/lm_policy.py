@@ -95,9 +95,9 @@ class Policy(PolicyInterface):
     def refit(self) -> None:
         """Give the generator the trained weights: it shares them, nothing moves."""
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
-        self.training.save_checkpoint(path)
+        self.training.save_checkpoint(path, with_optimizer=with_optimizer)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout."""

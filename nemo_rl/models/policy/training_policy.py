@@ -116,9 +116,9 @@ class TrainingPolicy:
         results = self.workers.run_per_rank(method, [(s,) for s in shards])
         return torch.cat([results[r] for r in self.dims.dp_leaders()])[:rows]
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
-        self.workers.run_all("save_checkpoint", str(path))
+        self.workers.run_all("save_checkpoint", str(path), with_optimizer)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore every rank; the layout may differ from the one that saved."""

@@ -97,9 +97,9 @@ class PolicyWorker:
         result["peak_memory_bytes"] = self.training.platform.peak_memory_bytes()
         return result
 
-    def save_checkpoint(self, path: str) -> None:
+    def save_checkpoint(self, path: str, with_optimizer: bool = True) -> None:
         """Write this rank's part of a checkpoint."""
-        self.training.save_checkpoint(Path(path))
+        self.training.save_checkpoint(Path(path), with_optimizer=with_optimizer)
 
     def load_checkpoint(self, path: str) -> None:
         """Restore this rank's part of a checkpoint."""

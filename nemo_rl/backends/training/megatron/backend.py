@@ -121,12 +121,13 @@ class MegatronBackend:
         with self._reference_weights():
             return self.get_logprobs(batch)
 
-    def save_checkpoint(self, path: Path) -> None:
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer, update count and generators below ``path``."""
         from nemo_rl.backends.training.megatron import checkpoint
 
         common = {"updates": self.updates}
-        checkpoint.save(Path(path), self.model, self.optimizer, common)
+        optimizer = self.optimizer if with_optimizer else None
+        checkpoint.save(Path(path), self.model, optimizer, common)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout.

@@ -6,6 +6,7 @@ of each rank are kept beside it and restored when the layout is the same.
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ _SHARDING = {
     "chained_optim_avoid_prefix": True,
     "singleton_local_shards": False,
 }
+_CONTENTS = "contents.json"
+_UNREADABLE = (
+    OSError,
+    CheckpointingException,
+    RuntimeError,
+    KeyError,
+    EOFError,
+    ValueError,
+)
 
 
 def _sharded_state(model: Any, optimizer: Any, *, loading: bool) -> dict[str, Any]:
@@ -73,6 +83,9 @@ def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None
             "has room and that every node sees checkpointing.checkpoint_dir."
         ) from error
     _save_generators(path / "generators")
+    if dist.get_rank() == 0:
+        contents = {"optimizer": optimizer is not None}
+        (path / _CONTENTS).write_text(json.dumps(contents) + "\n")
 
 
 def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -86,6 +99,8 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     """
     weights = path / "weights"
     try:
+        if not json.loads((path / _CONTENTS).read_text())["optimizer"]:
+            optimizer = None
         strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(
             str(weights)
         )
@@ -96,7 +111,7 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
             FullyParallelLoadStrategyWrapper(strategy, group),
             strict=StrictHandling.ASSUME_OK_UNEXPECTED,
         )
-    except (OSError, CheckpointingException, RuntimeError, KeyError, EOFError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(
             f"could not read the checkpoint in {path}: {error}. It may be damaged or "
             "belong to another model; move it away to start from the base weights."
