@@ -1,0 +1,60 @@
+"""Names of engines to their classes."""
+
+from __future__ import annotations
+
+import pytest
+
+import tests.functional.ranks  # noqa: F401 - installs the shim before megatron loads
+from nemo_rl.backends import factory
+from nemo_rl.backends.factory import get_generation_backend, get_training_backend
+from nemo_rl.backends.generation.base import register_generation_backend
+from nemo_rl.backends.training.base import register_training_backend
+from nemo_rl.utils.exceptions import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def own_names(monkeypatch):
+    monkeypatch.setattr(factory, "_REGISTERED", {"training": {}, "generation": {}})
+
+
+def test_built_in_engines_are_found():
+    from nemo_rl.backends.generation.megatron import MegatronInferenceBackend
+    from nemo_rl.backends.training.megatron import MegatronBackend
+
+    assert type(get_training_backend("megatron")) is MegatronBackend
+    assert type(get_generation_backend("megatron")) is MegatronInferenceBackend
+
+
+def test_registered_engine_is_found_under_its_kind_alone():
+    @register_training_backend("mine")
+    class Mine:
+        pass
+
+    assert type(get_training_backend("mine")) is Mine
+    assert get_training_backend("mine") is not get_training_backend("mine")
+    with pytest.raises(ConfigurationError, match="unknown generation backend 'mine'"):
+        get_generation_backend("mine")
+    assert register_training_backend("mine")(Mine) is Mine  # once more is harmless
+
+
+def test_taken_name_is_refused():
+    @register_generation_backend("mine")
+    class Mine:
+        pass
+
+    class Other:
+        pass
+
+    with pytest.raises(ConfigurationError, match="'mine' exists already"):
+        register_generation_backend("mine")(Other)
+    with pytest.raises(ConfigurationError, match="'megatron' exists already"):
+        register_generation_backend("megatron")(Other)
+
+
+def test_unknown_and_absent_engines_say_what_to_use():
+    with pytest.raises(ConfigurationError, match="Did you mean megatron"):
+        get_training_backend("megatorn")
+    with pytest.raises(ConfigurationError, match="'vllm' is not part.*use 'megatron'"):
+        get_generation_backend("vllm")
+    with pytest.raises(ConfigurationError, match="'dtensor' is not part"):
+        get_training_backend("dtensor")
