@@ -6,6 +6,7 @@ independent of every other random generator of the program.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from nemo_rl.data.sources import describe_row, fingerprint, open_rows
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError, DataError
 from nemo_rl.utils.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 CHECKED_ROWS = 4096
 """Rows checked before training starts; later ones when their turn comes."""
@@ -225,6 +228,20 @@ class DataModule:
         for validation, rows in ((False, self._rows), (True, self._val_rows)):
             for idx in range(min(CHECKED_ROWS, len(rows) if rows is not None else 0)):
                 self._prompts[validation, idx] = self._prompt(idx, validation)
+        self._warn_of_overlap()
+
+    def _warn_of_overlap(self) -> None:
+        """A validation on training prompts measures memory: say so."""
+        texts: dict[bool, set[str]] = {False: set(), True: set()}
+        for (validation, _), prompt in self._prompts.items():
+            texts[validation].add(prompt["prompt"])
+        shared = texts[False] & texts[True]
+        if shared:
+            logger.warning(
+                "%d of %d validation prompts are training prompts too.",
+                len(shared),
+                len(texts[True]),
+            )
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))

@@ -11,7 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.data.datasets.registry import load_dataset, pick_split
+from nemo_rl.data.datasets.registry import (
+    load_dataset,
+    pick_split,
+    takes_split,
+)
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
 
 FINGERPRINT_ROWS = 4096
@@ -34,6 +38,8 @@ def open_rows(
         given = name if dataset is None else str(dataset)
         # What the recipe says of its own dataset does not apply to another one.
         arguments = dict(kwargs) if given == name else {}
+        if split != "train" and takes_split(given):
+            arguments.setdefault("split", split)
         rows = load_dataset(given, search_dir=search_dir, **arguments)
     else:
         given, rows = f"the {type(dataset).__name__}", dataset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,7 @@ def load_dataset(name: str, *, search_dir: Path | str | None = None, **kwargs: A
     if name in _registered:
         return _build(name, _registered[name], kwargs)
     if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        return _build(name, getattr(import_module(module), attribute), kwargs)
+        return _build(name, import_object(_BUILT_IN[name]), kwargs)
     if ":" in name:
         found = import_object(name, search_dir=search_dir)
         return _build(name, found, kwargs) if callable(found) else found
@@ -76,6 +74,16 @@ def load_dataset(name: str, *, search_dir: Path | str | None = None, **kwargs: A
             f"{f' and {search_dir}' if search_dir else ''})."
         )
     return _from_hub(name, **kwargs)
+
+
+def takes_split(name: str) -> bool:
+    """Return whether a registered dataset has a parameter ``split``."""
+    import inspect
+
+    factory: Any = _registered.get(name)
+    if factory is None and name in _BUILT_IN:
+        factory = import_object(_BUILT_IN[name])
+    return factory is not None and "split" in inspect.signature(factory).parameters
 
 
 def pick_split(found: Any, split: str | None, where: str) -> Any:

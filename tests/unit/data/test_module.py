@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from nemo_rl.config.data import DataConfig
 from nemo_rl.data.datasets.arithmetic import ArithmeticDataset
 from nemo_rl.data.interfaces import DatasetInterface
 from nemo_rl.data.module import DataModule
@@ -196,3 +197,18 @@ def test_the_fingerprint_of_a_dataset_depends_on_its_rows():
     one = DataModule(ArithmeticDataset(seed=1)).fingerprint()
     assert one == DataModule(ArithmeticDataset(seed=1)).fingerprint()
     assert one != DataModule(ArithmeticDataset(seed=2)).fingerprint()
+
+
+def test_a_registered_validation_dataset_defaults_to_its_validation_split(caplog):
+    config = DataConfig(dataset_name="arithmetic", val_dataset_name="arithmetic")
+    data = DataModule(None, CHAT, config)
+    train = {data._prompt(i, False)["prompt"] for i in range(len(data))}
+    held_out = [p for b in data.validation_batches(None, 16) for p in b["prompt"]]
+    assert len(held_out) == 48 and not train & set(held_out)
+    assert not caplog.records
+
+
+def test_validation_on_training_prompts_is_said(caplog):
+    rows = [{"prompt": f"{n} =", "answer": n} for n in range(4)]
+    DataModule(rows, CHAT, val_dataset=rows[:2])
+    assert "2 of 2 validation prompts are training prompts too" in caplog.text
