@@ -117,7 +117,10 @@ def test_patches_leave_real_fused_optimizers_alone():
     from types import SimpleNamespace
 
     with_te = SimpleNamespace(USING_PYTORCH_OPTIMIZER=False, HAVE_APEX_OR_TE=True)
-    for name in ("megatron.core.optimizer", "megatron.core.optimizer.distrib_optimizer"):
+    for name in (
+        "megatron.core.optimizer",
+        "megatron.core.optimizer.distrib_optimizer",
+    ):
         cpu_shim.PATCHES[name](with_te)
     assert not hasattr(with_te, "Adam")
 
@@ -261,7 +264,7 @@ def test_tensor_type_equals_its_cuda_twin(dtype, name):
     kind = torch.ones(1, dtype=dtype).type()
     assert kind == f"torch.{name}"
     assert kind == f"torch.cuda.{name}"
-    assert not kind != f"torch.cuda.{name}"
+    assert (kind != f"torch.cuda.{name}") is False
     assert kind != "torch.cuda.HalfTensor"
     assert kind in ("torch.cuda.HalfTensor", f"torch.cuda.{name}")
     assert {kind: 1}[f"torch.{name}"] == 1
