@@ -26,11 +26,13 @@ from nemo_rl.launch.ray_start import (
     ray_environment,
     write_token,
 )
-from nemo_rl.launch.watch import REQUEUE, NodeLost, StopRequested, Watcher
+from nemo_rl.launch.watch import REQUEUE, HeadLost, NodeLost, StopRequested, Watcher
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
 
 ROLL_CALL_S = 12.0
+JOB_LOG = "job.log"
+"""In the run folder; where `slurm/job.sh` sends the job's output."""
 
 
 class Agent(Watcher):
@@ -59,6 +61,9 @@ class Agent(Watcher):
         except (NodeLost, StopRequested) as stop:
             code = stop.exit_code
             self.say(str(stop))
+            if isinstance(stop, HeadLost):
+                with (self.options.run_dir / JOB_LOG).open("a") as log:
+                    print(f"[{self.job.node_name}] {stop}", file=log)
             self.bulletin.beat("failed", str(stop))
             if isinstance(stop, NodeLost):
                 self.bulletin.record_failure(str(stop))
@@ -83,7 +88,10 @@ class Agent(Watcher):
         self.until(
             lambda: alive_addresses(address) or None,
             limit,
-            lambda: f"Ray's head did not answer on {address}{self.ray.tail()}",
+            lambda: (
+                f"node {self.job.node_name}: Ray did not answer on {address} "
+                f"in {limit:.0f} s:{self.ray.tail()}"
+            ),
         )
         self.bulletin.publish(board.HEAD, {"address": address})
         self.until(
@@ -107,7 +115,10 @@ class Agent(Watcher):
             status = self.bulletin.node_status(name)
             if status["ip"] not in alive:
                 missing.append(f"{name} ({status['state']})")
-        return f"these nodes did not join Ray: {', '.join(missing)}"
+        return (
+            f"after {self.options.start_timeout:.0f} s these nodes had not joined Ray: "
+            f"{', '.join(missing)}"
+        )
 
     def _run_driver(self, address: str) -> int:
         command = [sys.executable, "-m", self.options.driver_module]
@@ -157,7 +168,10 @@ class Agent(Watcher):
         head = self.until(
             lambda: self.bulletin.read(board.HEAD) or self.ended(),
             self.options.start_timeout,
-            lambda: f"head {self.job.node_names[0]} did not say where Ray is",
+            lambda: (
+                f"head {self.job.node_names[0]} did not say where Ray is "
+                f"in {self.options.start_timeout:.0f} s"
+            ),
         )
         if head is True:
             return 0

@@ -33,6 +33,10 @@ class NodeLost(LaunchError):
     exit_code = REQUEUE
 
 
+class HeadLost(NodeLost):
+    """The node that srun and the batch shell run on: nobody prints our output."""
+
+
 class StopRequested(LaunchError):
     """The batch shell asked the job to end before the driver could."""
 
@@ -91,7 +95,7 @@ class Watcher:
                 self.bulletin.beat(self.state)
                 self._check_peers()
             if deadline is not None and time.monotonic() > deadline:
-                raise NodeLost(f"after {limit_s:.0f} s {otherwise()}")
+                raise NodeLost(otherwise())
             time.sleep(TICK_S)
         return value
 
@@ -117,7 +121,7 @@ class Watcher:
         reported = [p for p in peers if self.bulletin.node_status(p)["beat"]]
         silent = self.bulletin.silent(reported, SILENCE_LIMIT_S)
         if silent and not self.ended():
-            raise NodeLost(
+            raise (NodeLost if self.job.is_head else HeadLost)(
                 f"node {', '.join(silent)} is lost: no sign of life for "
                 f"{SILENCE_LIMIT_S:.0f} s"
             )

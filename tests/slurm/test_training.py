@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from nemo_rl.launch.hostlist import expand
+
 RECIPE = "recipes/grpo_smollm2_cpu.sh"
 FINISHED = {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}
 SLOW = "env.reward_fn=slow_reward:length"
@@ -53,8 +55,8 @@ class Run:
 @pytest.fixture(scope="module")
 def limited(cluster, checkout, job_env, training):
     """A job of one node whose time is up before its training is."""
-    options = ["--nodes=1", "--time=2", "--signal=B:USR2@40", RECIPE]
-    steps = ["grpo.max_num_steps=70", "checkpointing.save_period=20"]
+    options = ["--nodes=1", "--time=3", "--signal=B:USR2@40", RECIPE]
+    steps = ["grpo.max_num_steps=90", "checkpointing.save_period=20"]
     return Run(cluster, checkout, job_env, [*options, *training, SLOW, *steps])
 
 
@@ -98,42 +100,34 @@ def test_a_lost_node_is_named_and_the_job_goes_on_without_it(
     cluster, checkout, job_env, training, limited
 ):
     steps = ["grpo.max_num_steps=30", "checkpointing.save_period=1"]
-    # Node 3 will replace the lost one.
-    cluster.run("scontrol", "update", "nodename=node3", "state=drain", "reason=spare")
     arguments = ["--nodes=2", RECIPE, *training, SLOW, *steps]
     run = Run(cluster, checkout, job_env, arguments)
     run.until(lambda: len(run.steps()) >= 2, 120)
-    names = cluster.run(
-        "scontrol", "show", "hostnames", cluster.job(run.number)["NodeList"]
-    ).stdout.split()
-    victim = names[1]
+    victim = expand(cluster.job(run.number)["NodeList"])[1]
     cluster.tell(f"kill {victim}")
     killed = time.monotonic()
     run.until(lambda: f"node {victim} is lost" in run.log(), 60)
     assert time.monotonic() - killed < 60
     run.until(lambda: "requeued: the next attempt goes on from" in run.log(), 60)
     cluster.run("scontrol", "update", f"nodename={victim}", "state=down", "reason=dead")
-    cluster.run("scontrol", "update", "nodename=node3", "state=resume")
-    run.finish(150)
+    job = run.finish(150)
+    assert victim not in expand(job["NodeList"])
     assert f"attempt 0 failed: node {victim} is lost" in run.log()
-    assert "node3" in run.log().partition("attempt 1: ")[2].partition("\n")[0]
     assert "resumed from" in run.log()
     assert run.steps() == list(range(1, 31))
 
 
 def test_a_time_limit_saves_requeues_and_resumes(limited):
     limited.until(
-        lambda: "requeued: the next attempt goes on from" in limited.log(), 180
+        lambda: "requeued: the next attempt goes on from" in limited.log(), 240
     )
     log = limited.log()
     assert "USR2: time is nearly up" in log
     assert "asking the driver to save and end" in log
     assert "the driver ended with exit code 75" in log
-    done = max(limited.steps())
-    assert done < 70
+    saved = log.partition("goes on from ")[2].split()[0]
+    assert 1 <= int(saved.rpartition("step_")[2]) < 90
     job = limited.finish(120)
     assert job["Restarts"] == "1"
-    assert limited.steps() == list(range(1, 71))
-    saved = log.partition("goes on from ")[2].split()[0]
-    assert saved.endswith(f"step_{done:06d}")
     assert f"resumed from {saved}" in limited.log()
+    assert limited.steps() == list(range(1, 91))
