@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
         print(render(spec), end="")
         return 0
     if place.name == site.LOCAL:
-        stamp = time.strftime("local-%Y%m%d-%H%M%S")
-        folder = options.run_dir or root / "results" / spec.name / stamp
+        # One folder per recipe: a second run resumes what the first one began.
+        folder = options.run_dir or root / "results" / spec.name / site.LOCAL
         print(f"run folder: {folder}", flush=True)
         debug = ["--debug"] if options.debug else []
         return driver.main([str(recipe), *overrides, "--run-dir", str(folder), *debug])

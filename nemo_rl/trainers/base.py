@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from nemo_rl.infra.assets import resolve_model
 from nemo_rl.infra.checkpointing import CheckpointManager
 from nemo_rl.infra.console import Console, make_console
 from nemo_rl.infra.fingerprint import model_fingerprint
+from nemo_rl.infra.gpu_monitor import GpuMonitor
 from nemo_rl.infra.logging import LoggerFacade, setup_logger
 from nemo_rl.infra.preemption import PreemptionFlag
 from nemo_rl.infra.publish import publish_folder
@@ -208,6 +210,17 @@ class BaseTrainer:
         self._teardown_steps.append(self.logger.close)
         self.console: Console = make_console(self.config.logger.console)
         self._teardown_steps.append(self.console.stop)
+        section = self.config.logger
+        if section.monitor_gpus and self.config.cluster.use_gpus:
+            intervals = section.gpu_monitoring
+            monitor = GpuMonitor(
+                self.logger.log_metrics,
+                lambda: self.state.step,
+                collection_interval=intervals.collection_interval,
+                flush_interval=intervals.flush_interval,
+            )
+            monitor.start()
+            self._teardown_steps.append(monitor.stop)
 
     def _setup_cluster(self) -> None:
         self.cluster = make_cluster(self.config.cluster)
@@ -237,6 +250,12 @@ class BaseTrainer:
         if self._resumed is not None:
             self.console.message(
                 f"resumed from {self._resumed.path} after step {self.state.step}"
+            )
+        if self.state.step >= self.total_steps:
+            self.console.message(
+                f"nothing left to train: {self.state.step} of {self.total_steps} steps "
+                f"are done. Raise {self.algorithm}.max_num_steps to go on, or choose "
+                "another checkpointing.checkpoint_dir to start anew."
             )
         self.callbacks.on_train_begin(self)
         if self.state.step == 0 and self.validation.due(0):
@@ -290,6 +309,13 @@ class BaseTrainer:
         if last or step % self.config.checkpointing.save_period == 0:
             self._save_checkpoint()
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a part of the step and show that it runs."""
+        self.console.phase(name)
+        with self.timer.time(name):
+            yield
+
     def _on_epoch_begin(self) -> None:
         self.callbacks.on_epoch_begin(self, self.state.epoch)
 
@@ -299,6 +325,7 @@ class BaseTrainer:
 
     def _validate(self) -> dict[str, float]:
         """Validate now; logs, shows and remembers the result."""
+        self.console.phase("validation")
         step, checkpointing = self.state.step, self.config.checkpointing
         started = time.perf_counter()
         result = self.validation.run()
@@ -333,7 +360,7 @@ class BaseTrainer:
             return
         step, config = self.state.step, self.config.checkpointing
         with (
-            self.timer.time("checkpoint"),
+            self.phase("checkpoint"),
             self.checkpoints.writing(step, metrics=self._checkpoint_metrics()) as path,
         ):
             (path / "policy").mkdir()

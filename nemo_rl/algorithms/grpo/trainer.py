@@ -34,14 +34,14 @@ class GRPOTrainer(BaseTrainer):
     def _train_step(self, batch: BatchedDataDict) -> dict[str, float]:
         step = self.state.step + 1
         batch = repeat_prompts(batch, self.section.num_generations_per_prompt)
-        with self.timer.time("generation"):
+        with self.phase("generation"):
             rollouts, metrics = self.rollout_engine.run(batch, step=step)
         train_batch = build_train_batch(rollouts, self.section)
-        with self.timer.time("logprobs"):
+        with self.phase("logprobs"):
             metrics |= self._add_logprobs(train_batch)
-        with self.timer.time("training"):
+        with self.phase("training"):
             metrics |= self.policy.train(train_batch, self.loss_fn)
-        with self.timer.time("refit"):
+        with self.phase("refit"):
             self.policy.refit()
         self.recorder.record(step, rollout_rows(rollouts))
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
