@@ -46,6 +46,11 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ("MegatronConfig", "virtual_pipeline_model_parallel_size"): Refusal(
         _above_one, "Leave it out: the pipeline runs without interleaving."
     ),
+    ("MegatronConfig", "sequence_parallel"): Refusal(
+        _on,
+        "Set it to false: one token at a time, as generation feeds it, cannot be "
+        "divided.",
+    ),
     ("MegatronConfig", "num_layers_in_first_pipeline_stage"): Refusal(
         lambda value: value is not None,
         "Leave it out: stages hold the same number of layers.",

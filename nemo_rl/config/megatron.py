@@ -18,7 +18,7 @@ class DDPConfig(BaseConfig):
     overlap_grad_reduce: bool | None = None
     """Overrides megatron_cfg.overlap_grad_reduce."""
     overlap_param_gather: bool | None = None
-    """Overrides megatron_cfg.overlap_param_gather."""
+    """Accepted, see megatron_cfg.overlap_param_gather."""
     average_in_collective: bool = False
     """Accepted; gradients are summed, because losses are already per-token means."""
     use_custom_fsdp: bool = False
@@ -49,7 +49,7 @@ class MegatronConfig(BaseConfig):
     layer_spec: Literal["auto", "te", "torch"] = "auto"
     """Transformer Engine layers, plain torch layers, or TE where GPUs have it."""
     sequence_parallel: bool = False
-    """Split activations outside tensor-parallel regions; needs layer_spec "te"."""
+    """Not available: split activations outside tensor-parallel regions."""
     activation_checkpointing: bool = False
     """Recompute every layer in the backward pass."""
     use_distributed_optimizer: bool = True
@@ -57,7 +57,7 @@ class MegatronConfig(BaseConfig):
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass goes on."""
     overlap_param_gather: bool = False
-    """Gather updated weights while the next forward pass goes on."""
+    """Accepted; weights are gathered at the end of every update."""
     optimizer: MegatronOptimizerConfig = Field(default_factory=MegatronOptimizerConfig)
     """What is set here wins over policy.optimizer."""
     scheduler: MegatronSchedulerConfig | None = None

@@ -25,34 +25,10 @@ def validate_master(config: MasterConfig) -> None:
     _validate_lengths(config)
     megatron, cluster = config.policy.megatron_cfg, config.cluster
     dims = config.parallel_dims
-    if megatron.sequence_parallel:
-        on_torch = megatron.layer_spec == "torch" or (
-            megatron.layer_spec == "auto" and not cluster.use_gpus
-        )
-        if on_torch:
-            raise ConfigurationError(
-                "policy.megatron_cfg.sequence_parallel=True needs Transformer Engine "
-                "layers: set policy.megatron_cfg.layer_spec to 'te' (on GPUs), or "
-                "sequence_parallel to false."
-            )
-        if dims.tp == 1:
-            raise ConfigurationError(
-                "policy.megatron_cfg.sequence_parallel=True splits activations over "
-                "tensor-parallel processes, of which there is 1: set it to false, or "
-                "tensor_model_parallel_size to 2 or more."
-            )
     if megatron.layer_spec == "te" and not cluster.use_gpus:
         raise ConfigurationError(
             "policy.megatron_cfg.layer_spec='te' needs GPUs, but "
             "cluster.gpus_per_node=0: set it to 'auto' or 'torch'."
-        )
-    if megatron.overlap_param_gather and not (
-        megatron.use_distributed_optimizer and megatron.overlap_grad_reduce
-    ):
-        raise ConfigurationError(
-            "policy.megatron_cfg.overlap_param_gather=True needs "
-            "use_distributed_optimizer and overlap_grad_reduce: set both to true, or "
-            "overlap_param_gather to false."
         )
     if cluster.use_gpus and dims.tp > cluster.gpus_per_node:
         raise ConfigurationError(

@@ -245,3 +245,10 @@ def test_parity_greedy_tokens_equal_hugging_face(folders):
                 eos_token_id=None,
             )
         assert want[0].tolist() == output["output_ids"][row, :end].tolist()
+
+
+def test_parity_with_gradients_reduced_during_the_backward_pass(reference):
+    folder, want = reference["qwen2"]
+    changes = {"megatron_cfg": {"overlap_grad_reduce": True}}
+    results = run_ranks(_train_three_updates, 2, folder, 1, 1, changes)
+    assert_same(_gathered(results, dp=2), want)

@@ -19,6 +19,7 @@ REFUSED = {
     "policy.megatron_cfg.expert_model_parallel_size": (2, "Keep it at 1"),
     "policy.megatron_cfg.expert_tensor_parallel_size": (2, "Keep it at 1"),
     "policy.megatron_cfg.virtual_pipeline_model_parallel_size": (2, "Leave it out"),
+    "policy.megatron_cfg.sequence_parallel": (True, "cannot be divided"),
     "policy.megatron_cfg.num_layers_in_first_pipeline_stage": (1, "same number"),
     "policy.megatron_cfg.num_layers_in_last_pipeline_stage": (1, "same number"),
     "policy.megatron_cfg.fp8_cfg": ({"enabled": True}, "bfloat16"),

@@ -38,25 +38,9 @@ def megatron(**values: object) -> dict:
             "size 8. Nearest valid world size: 12",
         ),
         (
-            megatron(sequence_parallel=True, layer_spec="torch"),
-            {},
-            "sequence_parallel=True needs Transformer Engine .*layer_spec to 'te'",
-        ),
-        (
-            megatron(sequence_parallel=True, tensor_model_parallel_size=2),
-            {"cluster": CPU},
-            "sequence_parallel=True needs Transformer Engine",
-        ),
-        (megatron(sequence_parallel=True), {}, "of which there is 1: set it to false"),
-        (
             megatron(layer_spec="te"),
             {"cluster": CPU},
             "'te' needs GPUs, but cluster.gpus",
-        ),
-        (
-            megatron(overlap_param_gather=True),
-            {},
-            "overlap_param_gather=True needs use_distributed_optimizer and",
         ),
         (
             megatron(tensor_model_parallel_size=16),

@@ -175,9 +175,6 @@ class MegatronBackend:
         from nemo_rl.backends.training.megatron.step import split_micro_batches
 
         multiple = self.config.make_sequence_length_divisible_by
-        if self.config.megatron_cfg.sequence_parallel:
-            tp = self.config.megatron_cfg.tensor_model_parallel_size
-            multiple = multiple * tp if multiple % tp else multiple
         return split_micro_batches(
             batch, size, self.platform.device, multiple=multiple
         )

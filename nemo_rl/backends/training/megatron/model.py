@@ -88,7 +88,6 @@ def transformer_config(
         "pipeline_dtype": dtype,
         "tensor_model_parallel_size": megatron.tensor_model_parallel_size,
         "pipeline_model_parallel_size": megatron.pipeline_model_parallel_size,
-        "sequence_parallel": megatron.sequence_parallel,
         # The loss is a share of a sum: Megatron must neither average nor rescale it.
         "calculate_per_token_loss": True,
         **recompute,

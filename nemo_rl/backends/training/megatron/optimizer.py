@@ -27,7 +27,6 @@ def wrap_ddp(
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=section.grad_reduce_in_fp32,
         overlap_grad_reduce=megatron.overlap_grad_reduce,
-        overlap_param_gather=megatron.overlap_param_gather,
         use_distributed_optimizer=megatron.use_distributed_optimizer,
         average_in_collective=False,
         bucket_size=section.bucket_size,
@@ -62,7 +61,6 @@ def build_optimizer(policy: PolicyConfig, model: DistributedDataParallel) -> Any
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=policy.megatron_cfg.use_distributed_optimizer,
-        overlap_param_gather=policy.megatron_cfg.overlap_param_gather,
     )
     return get_megatron_optimizer(config, [model])
 

@@ -72,7 +72,7 @@ policy:
     num_layers_in_first_pipeline_stage: null
     context_parallel_size: 1
     pipeline_dtype: "${policy.precision}"
-    sequence_parallel: true
+    sequence_parallel: false
     freeze_moe_router: true
     moe_router_dtype: fp64
     moe_router_load_balancing_type: none

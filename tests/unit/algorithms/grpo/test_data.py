@@ -116,9 +116,7 @@ def grpo_config(**fields) -> GRPOConfig:
 
 
 def test_train_batch_puts_advantages_on_response_tokens():
-    batch = build_train_batch(
-        rollouts(), grpo_config(use_leave_one_out_baseline=False)
-    )
+    batch = build_train_batch(rollouts(), grpo_config(use_leave_one_out_baseline=False))
     # Equal prompts in two groups stay two groups: means 0.5 and 2, not 1.25.
     expected = torch.tensor([0.5, -0.5, 1.0, -1.0])
     torch.testing.assert_close(
