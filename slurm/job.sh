@@ -140,6 +140,8 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per
     "$RECIPE" "${OVERRIDES[@]}" "$@" &
 STEP_PID=$!
 watch_step &
+WATCH_PID=$!
 wait_for_step
+kill "$WATCH_PID" 2>/dev/null
 # The head's own word counts: srun returns the worst of all tasks.
 finish "$(cat "$ATTEMPT_DIR/exit_code" 2>/dev/null || echo "$STEP_CODE")"

