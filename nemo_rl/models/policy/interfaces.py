@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from nemo_rl.backends.training.base import LossFunction
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class PolicyInterface(ABC):
@@ -31,3 +33,33 @@ class PolicyInterface(ABC):
     @abstractmethod
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """Update the weights once per global batch; returns metrics."""
+
+    def refit(self) -> None:
+        """Give the generator the trained weights; nothing where it shares them."""
+        return
+
+    def shutdown(self) -> None:
+        """End what the policy has started."""
+        return
+
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
+        """Write everything a resume needs below ``path``.
+
+        Raises:
+            ConfigurationError: this kind of policy cannot be saved.
+        """
+        raise ConfigurationError(self._cannot("save_checkpoint"))
+
+    def load_checkpoint(self, path: Path) -> None:
+        """Restore what ``save_checkpoint`` wrote."""
+        raise ConfigurationError(self._cannot("load_checkpoint"))
+
+    def save_hf(self, folder: Path) -> None:
+        """Write the weights as a Hugging Face folder."""
+        raise ConfigurationError(self._cannot("save_hf"))
+
+    def _cannot(self, method: str) -> str:
+        return (
+            f"{type(self).__name__} defines no {method}: set checkpointing.enabled to "
+            "false, or define it."
+        )

@@ -19,6 +19,9 @@ from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
 from nemo_rl.utils.exceptions import TrainingError
 
+_FILES_TIMEOUT_S = 3600.0
+"""A file system that answers nothing for this long ends the run with a message."""
+
 
 def shard_over_replicas(
     batch: BatchedDataDict, dims: ParallelDims
@@ -118,15 +121,19 @@ class TrainingPolicy:
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
-        self.workers.run_all("save_checkpoint", str(path), with_optimizer)
+        self.workers.run_all(
+            "save_checkpoint", str(path), with_optimizer, timeout_s=_FILES_TIMEOUT_S
+        )
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore every rank; the layout may differ from the one that saved."""
-        self.workers.run_all("load_checkpoint", str(path))
+        self.workers.run_all(
+            "load_checkpoint", str(path), timeout_s=_FILES_TIMEOUT_S
+        )
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""
-        self.workers.run_all("save_hf", str(folder))
+        self.workers.run_all("save_hf", str(folder), timeout_s=_FILES_TIMEOUT_S)
 
 
 def pad_rows_to_multiple(

@@ -7,6 +7,7 @@ of each rank are kept beside it and restored when the layout is the same.
 from __future__ import annotations
 
 import json
+import queue
 import random
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     FullyParallelSaveStrategyWrapper,
@@ -68,6 +70,9 @@ def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None
     strategy = dist_checkpointing.serialization.get_default_save_sharded_strategy(
         "torch_dist", 1
     )
+    # Megatron would start a manager process for this queue, of which nobody is the
+    # parent once this rank is killed. A save that waits needs no second process.
+    filesystem_async._results_queue = queue.SimpleQueue()
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     state = {**_sharded_state(model, optimizer, loading=False), "common": common}
     try:

@@ -1,0 +1,15 @@
+"""Generation as the driver sees it; the engines on the ranks are in backends."""
+
+from nemo_rl._aliases import LATER
+from nemo_rl._lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "GenerationConfig": "nemo_rl.config.generation",
+        "GenerationDatumSpec": "nemo_rl.data.interfaces",
+        "GenerationInterface": "nemo_rl.models.generation.interfaces",
+        "GenerationOutputSpec": "nemo_rl.data.interfaces",
+    },
+    later=LATER[__name__],
+)

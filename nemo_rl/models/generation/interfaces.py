@@ -1,0 +1,52 @@
+"""GenerationInterface: what a driver may ask of a generator, and the shapes it takes.
+
+Knows no engine. The datum shapes and the configuration are defined in ``data`` and
+``config`` and offered here as well, because whoever writes a generator needs them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from nemo_rl.config.generation import GenerationConfig
+from nemo_rl.data.interfaces import GenerationDatumSpec, GenerationOutputSpec
+from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+
+__all__ = [
+    "GenerationConfig",
+    "GenerationDatumSpec",
+    "GenerationInterface",
+    "GenerationOutputSpec",
+]
+
+
+class GenerationInterface(ABC):
+    """A generator: tokens in, sampled tokens and their log-probs out.
+
+    Example::
+
+        generator.prepare_for_generation()
+        output = generator.generate(prompts, greedy=False)
+        generator.finish_generation()
+    """
+
+    @abstractmethod
+    def generate(self, data: BatchedDataDict, greedy: bool) -> BatchedDataDict:
+        """Sample one response per row.
+
+        Args:
+            data: a ``GenerationDatumSpec`` batch of B prompts.
+            greedy: take the likeliest token instead of sampling.
+
+        Returns:
+            A ``GenerationOutputSpec`` batch of B rows, in the order of ``data``.
+        """
+
+    @abstractmethod
+    def prepare_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """Get ready to generate, for example by taking memory back."""
+
+    @abstractmethod
+    def finish_generation(self, *args: Any, **kwargs: Any) -> Any:
+        """Let go of what only generation needs."""
