@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.base import BaseConfig, merge
 from nemo_rl.config.keywords import build_mapping
-from nemo_rl.config.master import MasterConfig
+from nemo_rl.config.master import MasterConfig, OpenMasterConfig
 from nemo_rl.data.module import DataModule
 from nemo_rl.data.tokenizer import load_tokenizer
 from nemo_rl.distributed.interfaces import VirtualCluster
@@ -29,6 +29,8 @@ from nemo_rl.infra.logging import LoggerFacade, setup_logger
 from nemo_rl.infra.preemption import PreemptionFlag
 from nemo_rl.infra.publish import publish_folder
 from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.models.policy.interfaces import PolicyInterface
+from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.trainers.callbacks import Callback, CallbackList
 from nemo_rl.trainers.state import TrainResult, TrainState
 from nemo_rl.trainers.summary import run_facts, run_summary
@@ -42,11 +44,14 @@ log = logging.getLogger(__name__)
 class BaseTrainer:
     """The loop that every algorithm shares.
 
-    A subclass sets ``algorithm`` and ``config_class`` and defines ``_setup_policy``,
-    ``_train_step`` and, to validate, ``_evaluate``.
+    A subclass defines ``_train_step`` and, to validate, ``_evaluate``. It may set
+    ``config_class`` (any sections, unless it does), ``algorithm`` (its class name
+    without "Trainer") and ``needs_reward``, and extend ``_setup_policy``.
 
     Args:
         config: a recipe as a mapping or as the algorithm's configuration object.
+        policy: a policy that exists already, trained in place of one built from the
+            recipe, and not shut down at the end.
 
     Attributes:
         policy: what is trained (after set-up).
@@ -59,14 +64,27 @@ class BaseTrainer:
     """
 
     algorithm: ClassVar[str] = ""
-    config_class: ClassVar[type[MasterConfig]] = MasterConfig
-    steps_key: ClassVar[str] = "num_prompts_per_step"
+    config_class: ClassVar[type[MasterConfig]] = OpenMasterConfig
+    steps_key: ClassVar[str] = "batch_size"
+    needs_reward: ClassVar[bool] = False
 
     policy: Any
     tokenizer: Any
     cluster: VirtualCluster
+    environment: EnvironmentInterface | None
 
-    def __init__(self, config: Mapping[str, Any] | BaseConfig) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Name the algorithm after the class, unless the class does."""
+        super().__init_subclass__(**kwargs)
+        if not cls.algorithm:
+            cls.algorithm = cls.__name__.removesuffix("Trainer").lower()
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | BaseConfig,
+        *,
+        policy: PolicyInterface | None = None,
+    ) -> None:
         if not isinstance(config, self.config_class):
             config = self.config_class.from_mapping(config)
         self.config: Any = config
@@ -74,6 +92,7 @@ class BaseTrainer:
         self.state = TrainState()
         self.timer = Timer()
         self.run_dir: Path | None = None
+        self._given_policy = policy
         self._last_validation: ValidationResult | None = None
         self._first_validation: ValidationResult | None = None
         self._checkpoint_path: Path | None = None
@@ -86,7 +105,12 @@ class BaseTrainer:
             model: folder, hub name or packaged model.
             **kwargs: keywords of the recipe, as for ``nemo_rl.train``.
         """
-        return cls(cls._build_config_from_pretrained(model, **kwargs))
+        config = cls._build_config_from_pretrained(model, **kwargs)
+        if cls.config_class is OpenMasterConfig:
+            # A subclass may have set its whole section: the loop's keywords stay.
+            given = build_mapping(cls.config_class, model, cls.algorithm, **kwargs)
+            config = merge(given, config)
+        return cls(config)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> BaseTrainer:
@@ -124,6 +148,30 @@ class BaseTrainer:
         finally:
             self._teardown()
 
+    def evaluate(
+        self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
+    ) -> dict[str, float]:
+        """Validate without training: the newest checkpoint, or the policy as it is.
+
+        Args:
+            dataset: as for ``fit``.
+            reward_fn: as for ``fit``.
+            val_dataset: as for ``fit``.
+
+        Raises:
+            ConfigurationError: there is nothing to validate on.
+        """
+        try:
+            self.setup(dataset, reward_fn, val_dataset)
+            if not self.data.has_validation:
+                raise ConfigurationError(
+                    "there is nothing to evaluate on: set data.val_dataset_name or "
+                    "pass val_dataset."
+                )
+            return dict(self.validation.run().metrics)
+        finally:
+            self._teardown()
+
     def setup(
         self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
     ) -> None:
@@ -142,7 +190,8 @@ class BaseTrainer:
         self._setup_cluster()
         with self.timer.time("setup"):
             self._setup_policy()
-            self._teardown_steps.append(self.policy.shutdown)
+            if self._given_policy is None:
+                self._teardown_steps.append(self.policy.shutdown)
             if self._resumed is not None:
                 self.policy.load_checkpoint(self._resumed.path / "policy")
 
@@ -163,12 +212,15 @@ class BaseTrainer:
             self.section.max_num_steps,
             self.section.max_num_epochs * self.steps_per_epoch,
         )
-        self.environment: EnvironmentInterface = make_environment(
-            config.env,
-            reward_fn=reward_fn,
-            default=self.data.default_environment,
-            search_dir=config.recipe_dir,
-        )
+        scored = reward_fn is not None or config.env.reward_fn or config.env.name
+        self.environment = None
+        if scored or self.needs_reward:
+            self.environment = make_environment(
+                config.env,
+                reward_fn=reward_fn,
+                default=self.data.default_environment,
+                search_dir=config.recipe_dir,
+            )
         self.validation = ValidationRunner(
             self._evaluate,
             lambda: self.data.validation_batches(
@@ -223,8 +275,9 @@ class BaseTrainer:
             self._teardown_steps.append(monitor.stop)
 
     def _setup_cluster(self) -> None:
-        self.cluster = make_cluster(self.config.cluster)
-        self._teardown_steps.append(lambda: release_cluster(self.cluster))
+        if self._given_policy is None:
+            self.cluster = make_cluster(self.config.cluster)
+            self._teardown_steps.append(lambda: release_cluster(self.cluster))
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.
         self.preemption = PreemptionFlag(
             self.run_dir,
@@ -233,7 +286,22 @@ class BaseTrainer:
         self._teardown_steps.append(self.preemption.uninstall)
 
     def _setup_policy(self) -> None:
-        raise NotImplementedError(f"{type(self).__name__} defines no _setup_policy")
+        self.policy = self._make_policy()
+
+    def _make_policy(self, *, keep_reference: bool = False) -> PolicyInterface:
+        """The policy that was given, or one on this run's cluster."""
+        if self._given_policy is not None:
+            return self._given_policy
+        config = self.config
+        threads = config.cluster.num_cpus_per_worker
+        return Policy(
+            self.cluster,
+            config.policy,
+            self.tokenizer,
+            keep_reference=keep_reference,
+            seed=self.section.seed,
+            threads=None if config.cluster.use_gpus else threads,
+        )
 
     def _train_step(self, batch: Any) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} defines no _train_step")
@@ -377,9 +445,9 @@ class BaseTrainer:
 
     def _finish(self, status: str) -> TrainResult:
         saved = self._checkpoint_path
-        if self.checkpoints is not None and self.state.step > 0:
-            if saved is None or saved.name != f"step_{self.state.step:06d}":
-                self._save_checkpoint()
+        newest = f"step_{self.state.step:06d}"
+        if self.state.step > 0 and (saved is None or saved.name != newest):
+            self._save_checkpoint()
         export = None
         if status == "completed" and self.checkpoints is not None:
             export = self._export_hf()

@@ -14,7 +14,6 @@ from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.experience.recorder import RolloutRecorder, rollout_rows
 from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
-from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.trainers.base import BaseTrainer
 
 
@@ -30,6 +29,8 @@ class GRPOTrainer(BaseTrainer):
 
     algorithm: ClassVar[str] = "grpo"
     config_class: ClassVar[type[GRPOMasterConfig]] = GRPOMasterConfig
+    steps_key: ClassVar[str] = "num_prompts_per_step"
+    needs_reward: ClassVar[bool] = True
 
     def _train_step(self, batch: BatchedDataDict) -> dict[str, float]:
         step = self.state.step + 1
@@ -71,13 +72,8 @@ class GRPOTrainer(BaseTrainer):
             config.samples_per_step // config.policy.train_global_batch_size
         )
         self.loss_fn = GRPOLossFn(config.loss_fn)
-        self.policy = Policy(
-            self.cluster,
-            config.policy,
-            self.tokenizer,
-            keep_reference=config.loss_fn.reference_policy_kl_penalty > 0,
-            seed=self.section.seed,
-            threads=None if config.cluster.use_gpus else config.cluster.num_cpus_per_worker,
+        self.policy = self._make_policy(
+            keep_reference=config.loss_fn.reference_policy_kl_penalty > 0
         )
         self.rollout_engine = RolloutEngine(
             self.policy, self.environment, self.tokenizer, seed=self.section.seed

@@ -1,0 +1,75 @@
+"""GRPO(policy, config).train(): the trainer for a policy that exists already.
+
+An adaptor: the loop, the data and the loss are those of ``GRPOTrainer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+from nemo_rl.algorithms.grpo.trainer import GRPOTrainer
+from nemo_rl.algorithms.interfaces import AlgorithmInterface
+from nemo_rl.config.base import BaseConfig
+from nemo_rl.models.policy.interfaces import PolicyInterface
+from nemo_rl.trainers.state import TrainResult
+from nemo_rl.utils.exceptions import ConfigurationError
+
+
+class GRPO(AlgorithmInterface):
+    """Trains a given policy; its workers are neither started nor ended here.
+
+    Args:
+        policy: a ``Policy``, or a ``PolicyInterface`` of one's own.
+        config: a GRPO recipe; its ``policy.model_name`` names the tokenizer, and its
+            ``cluster`` the workers that the policy has.
+
+    Raises:
+        ConfigurationError: the recipe is wrong, or the policy cannot be saved and
+            ``checkpointing.enabled`` is true.
+
+    Example:
+        >>> policy = Policy(cluster, config, tokenizer)  # doctest: +SKIP
+        >>> GRPO(policy, config).train()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, policy: PolicyInterface, config: Mapping[str, Any] | BaseConfig
+    ) -> None:
+        if not isinstance(policy, PolicyInterface):
+            raise ConfigurationError(
+                f"GRPO trains a PolicyInterface, got {type(policy).__name__}. To train "
+                "a model by name use nemo_rl.train or GRPOTrainer."
+            )
+        if not isinstance(config, GRPOMasterConfig):
+            config = GRPOMasterConfig.from_mapping(config)
+        unsaved = type(policy).save_checkpoint is PolicyInterface.save_checkpoint
+        if config.checkpointing.enabled and unsaved:
+            raise ConfigurationError(
+                f"{type(policy).__name__} defines no save_checkpoint: set "
+                "checkpointing.enabled to false, or define it."
+            )
+        super().__init__(policy, config)
+
+    def train(self, **kwargs: Any) -> TrainResult:
+        """Train to the end; keywords are those of ``GRPOTrainer.fit``."""
+        return GRPOTrainer(self.config, policy=self.policy).fit(**kwargs)
+
+    def evaluate(self, **kwargs: Any) -> dict[str, float]:
+        """Validation metrics of the policy as it is; keywords as for ``train``."""
+        config = self.config.merged(
+            {
+                # Loading the newest checkpoint would change the policy.
+                "checkpointing": {"enabled": False},
+                "logger": {
+                    "log_dir": f"{self.config.logger.log_dir}/evaluate",
+                    "console": "off",
+                    "tensorboard_enabled": False,
+                    "wandb_enabled": False,
+                    "mlflow_enabled": False,
+                    "monitor_gpus": False,
+                },
+            }
+        )
+        return GRPOTrainer(config, policy=self.policy).evaluate(**kwargs)

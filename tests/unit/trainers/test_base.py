@@ -1,0 +1,154 @@
+"""BaseTrainer: an algorithm of one's own is a class with one method.
+
+The loop around real policies, saving and resuming are tested in tests/functional.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_rl.api import functional
+from nemo_rl.api.train import train
+from nemo_rl.trainers.base import BaseTrainer
+from nemo_rl.trainers.callbacks import Callback
+from nemo_rl.utils.exceptions import ConfigurationError
+from tests.fakes import models
+from tests.fakes.policies import OneWordPolicy
+from tests.fakes.tokenizers import character_tokenizer
+
+ROWS = [{"prompt": f"{n} + 1 ="} for n in range(8)]
+QUIET = {"console": "off", "tensorboard_enabled": False}
+
+
+class MyAlgoTrainer(BaseTrainer):
+    """As in the guide to algorithms of one's own."""
+
+    @classmethod
+    def _build_config_from_pretrained(cls, model: str, **kwargs: Any) -> Any:
+        config = super()._build_config_from_pretrained(model, **kwargs)
+        config["myalgo"] = {"my_param": kwargs.pop("my_param", 1.0)}
+        return config
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config, policy=OneWordPolicy([7]))
+        self._myalgo_config = config.get("myalgo", {})
+        self.seen: list[str] = []
+
+    def _train_step(self, batch: Any) -> dict[str, float]:
+        self.seen += batch["prompt"]
+        return {"loss": self._compute_loss(batch, None)}
+
+    def _compute_loss(self, batch: Any, outputs: Any) -> float:
+        return 2.0 * self._myalgo_config["my_param"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    character_tokenizer().save_pretrained(folder)
+    models.tiny_config("llama").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sections(tmp_path: Path) -> dict[str, Any]:
+    """Sections that keep a run small and quiet."""
+    return {
+        "logger": {**QUIET, "log_dir": str(tmp_path / "logs")},
+        "checkpointing": {"enabled": False},
+        "cluster": {"gpus_per_node": 0, "cpu_workers_per_node": 1},
+    }
+
+
+def test_algorithm_of_ones_own(folder, sections) -> None:
+    trainer = MyAlgoTrainer.from_pretrained(
+        str(folder), my_param=3.0, batch_size=2, max_steps=3, **sections
+    )
+    assert trainer.algorithm == "myalgo"
+    assert trainer.config["myalgo"]["my_param"] == 3.0
+    result = trainer.fit(dataset=ROWS)
+    assert [row["loss"] for row in result.history] == [6.0, 6.0, 6.0]
+    assert len(set(trainer.seen)) == 6
+
+
+def test_registered_it_is_found_by_name(folder, sections, monkeypatch) -> None:
+    registry = {**functional._ALGORITHM_REGISTRY, "myalgo": MyAlgoTrainer}
+    monkeypatch.setattr(functional, "_ALGORITHM_REGISTRY", registry)
+    result = train(
+        str(folder), ROWS, algorithm="myalgo", my_param=0.5, max_steps=1, batch_size=4,
+        **sections,
+    )  # fmt: skip
+    assert (result.steps, result.metrics["loss"]) == (1, 1.0)
+    recipe = {
+        "policy": {"model_name": str(folder)},
+        "myalgo": {"my_param": 2.0, "max_num_steps": 1, "batch_size": 8},
+        **sections,
+    }
+    trainer = functional.create_trainer(recipe)
+    assert isinstance(trainer, MyAlgoTrainer)
+    assert trainer.fit(dataset=ROWS).metrics["loss"] == 4.0
+
+
+def test_without_a_step_it_says_what_is_missing(folder, sections) -> None:
+    class Unfinished(BaseTrainer):
+        pass
+
+    config = {"policy": {"model_name": str(folder)}, **sections}
+    trainer = Unfinished(config, policy=OneWordPolicy([7]))
+    with pytest.raises(NotImplementedError, match="Unfinished defines no _train_step"):
+        trainer.fit(dataset=[{"prompt": "a"}] * 32)
+
+
+def test_empty_model_name_is_a_value_error() -> None:
+    with pytest.raises(ValueError, match="policy.model_name"):
+        MyAlgoTrainer({"policy": {"model_name": ""}})
+
+
+def test_stops_at_the_time_limit(folder, sections) -> None:
+    trainer = MyAlgoTrainer.from_pretrained(
+        str(folder), batch_size=2, max_time_s=1e-9, **sections
+    )
+    result = trainer.fit(dataset=ROWS)
+    assert (result.status, result.steps) == ("time_limit", 0)
+
+
+def test_a_callback_sees_every_step(folder, sections) -> None:
+    class Recorder(Callback):
+        def __init__(self) -> None:
+            self.events: list[Any] = []
+
+        def on_epoch_begin(self, trainer, epoch):
+            self.events.append(("epoch", epoch))
+
+        def on_step_end(self, trainer, step, metrics):
+            self.events.append((step, metrics["loss"]))
+
+    recorder = Recorder()
+    trainer = MyAlgoTrainer.from_pretrained(
+        str(folder), batch_size=4, max_epochs=2, **sections
+    )
+    trainer.fit(dataset=ROWS, callbacks=[recorder])
+    steps = [(step, 2.0) for step in (1, 2, 3, 4)]
+    expected = [("epoch", 0), *steps[:2], ("epoch", 1), *steps[2:]]
+    assert recorder.events == expected
+
+
+def test_rows_fewer_than_a_step_takes(folder, sections) -> None:
+    trainer = MyAlgoTrainer.from_pretrained(str(folder), batch_size=64, **sections)
+    with pytest.raises(ConfigurationError, match="only 8 rows"):
+        trainer.fit(dataset=ROWS)
+
+
+def test_what_was_set_up_is_taken_down_after_an_error(folder, sections) -> None:
+    class Failing(MyAlgoTrainer):
+        def _train_step(self, batch: Any) -> dict[str, float]:
+            raise KeyError("mine")
+
+    trainer = Failing.from_pretrained(str(folder), batch_size=2, **sections)
+    with pytest.raises(KeyError, match="mine"):
+        trainer.fit(dataset=ROWS)
+    assert not trainer.preemption._previous
+    assert not trainer.policy.ended
