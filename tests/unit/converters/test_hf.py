@@ -57,7 +57,9 @@ def test_refuses_a_folder_without_safetensors(tmp_path):
 def test_refuses_a_missing_shard(tmp_path):
     sharded(tmp_path)
     (tmp_path / "b.safetensors").unlink()
-    with pytest.raises(ConfigurationError, match="names the shard b.safetensors, which"):
+    with pytest.raises(
+        ConfigurationError, match="names the shard b.safetensors, which"
+    ):
         HfWeights(tmp_path)
 
 

@@ -55,7 +55,9 @@ def test_spec_of_the_other_families():
 
 
 def test_spec_defaults_of_absent_fields():
-    spec = model_spec(without("num_key_value_heads", "tie_word_embeddings", "rope_theta"))
+    spec = model_spec(
+        without("num_key_value_heads", "tie_word_embeddings", "rope_theta")
+    )
     assert (spec.num_kv_heads, spec.tied, spec.rope_theta) == (8, False, 10000.0)
 
 

@@ -118,7 +118,9 @@ def test_unknown_family_is_refused(hf_models):
 )
 def test_canonical_name_of_a_layer(parameter, offset, name):
     local = 1 if ".1." in parameter else 0
-    assert canonical_name(parameter, offset) == f"decoder.layers.{local + offset}.{name}"
+    assert (
+        canonical_name(parameter, offset) == f"decoder.layers.{local + offset}.{name}"
+    )
 
 
 def test_canonical_name_outside_the_layers():
