@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         debug = ["--debug"] if options.debug else []
         return driver.main([str(recipe), *overrides, "--run-dir", str(folder), *debug])
     if options.test_only:
-        print(submit.test_only(spec, root=root, site=place))
+        print(submit.ask_slurm(spec, root=root, site=place))
         return 0
     job = submit.submit(spec, root=root, site=place)
     folder = spec.run_dir or f"results/{spec.name}/{job.job_id}"

@@ -128,7 +128,7 @@ def _memory(environ: Mapping[str, str], num_cpus: int) -> int:
 def host_memory_mb() -> int:
     """Return the memory of this host in MiB."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
-    return int(re.search(r"MemTotal:\s+(\d+) kB", text)[1]) // 1024
+    return int(re.findall(r"MemTotal:\s+(\d+) kB", text)[0]) // 1024
 
 
 def address_of(name: str, *, alone: bool = False) -> str:
@@ -146,7 +146,7 @@ def address_of(name: str, *, alone: bool = False) -> str:
         found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
     except socket.gaierror as error:
         raise LaunchError(f"node {name} has no address: {error}.") from error
-    addresses = [entry[4][0] for entry in found]
+    addresses = [str(entry[4][0]) for entry in found]
     if alone and addresses:
         return addresses[0]
     public = [address for address in addresses if not address.startswith("127.")]

@@ -45,7 +45,8 @@ def compress(names: Iterable[str]) -> str:
     """
     groups: dict[tuple[str, int], list[int]] = {}
     for name in names:
-        prefix, digits = re.fullmatch(r"(.*?)(\d*)", name).groups()
+        prefix = name.rstrip("0123456789")
+        digits = name[len(prefix) :]
         numbers = groups.setdefault((prefix, len(digits)), [])
         if digits:
             numbers.append(int(digits))

@@ -59,7 +59,7 @@ class Agent(Watcher):
             code = self._run_head() if self.job.is_head else self._run_worker()
             grace_s = 2.0
         except (NodeLost, StopRequested) as stop:
-            code = stop.exit_code
+            code = stop.code
             self.say(str(stop))
             if isinstance(stop, HeadLost):
                 with (self.options.run_dir / JOB_LOG).open("a") as log:
@@ -82,7 +82,7 @@ class Agent(Watcher):
         write_token(self.token)
         address = f"{self.ip}:{self.ports.gcs}"
         env.apply(client_environment(self.token))
-        self._start_ray(None)
+        ray = self._start_ray(None)
         limit = self.options.start_timeout
         began = time.monotonic()
         self.until(
@@ -90,7 +90,7 @@ class Agent(Watcher):
             limit,
             lambda: (
                 f"node {self.job.node_name}: Ray did not answer on {address} "
-                f"in {limit:.0f} s:{self.ray.tail()}"
+                f"in {limit:.0f} s:{ray.tail()}"
             ),
         )
         self.bulletin.publish(board.HEAD, {"address": address})
@@ -166,14 +166,14 @@ class Agent(Watcher):
 
     def _run_worker(self) -> int:
         head = self.until(
-            lambda: self.bulletin.read(board.HEAD) or self.ended(),
+            lambda: self.bulletin.read(board.HEAD) or ({} if self.ended() else None),
             self.options.start_timeout,
             lambda: (
                 f"head {self.job.node_names[0]} did not say where Ray is "
                 f"in {self.options.start_timeout:.0f} s"
             ),
         )
-        if head is True:
+        if not head:
             return 0
         self._start_ray(head["address"])
         self.state = "joined"
@@ -182,7 +182,7 @@ class Agent(Watcher):
 
     # ---- both
 
-    def _start_ray(self, head_address: str | None) -> None:
+    def _start_ray(self, head_address: str | None) -> Child:
         command = ray_command(
             sys.executable,
             self.job,
@@ -196,6 +196,7 @@ class Agent(Watcher):
         )
         log = self.bulletin.path(f"ray-{self.job.node_name}.log")
         self.ray = Child("ray", command, variables, log)
+        return self.ray
 
     def _keep_ray_logs(self) -> None:
         logs = self.temp_dir / "session_latest" / "logs"

@@ -30,7 +30,8 @@ T = TypeVar("T")
 class NodeLost(LaunchError):
     """A node or its Ray is gone: the job can only go on in a new attempt."""
 
-    exit_code = REQUEUE
+    code = REQUEUE
+    """What the agent ends with; `slurm/job.sh` requeues the job for it."""
 
 
 class HeadLost(NodeLost):
@@ -40,10 +41,10 @@ class HeadLost(NodeLost):
 class StopRequested(LaunchError):
     """The batch shell asked the job to end before the driver could."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, code: int) -> None:
         """Keep the exit code that tells job.sh whether to requeue."""
         super().__init__(message)
-        self.exit_code = exit_code
+        self.code = code
 
 
 class Watcher:

@@ -12,7 +12,7 @@ import pytest
 from nemo_rl.launch.job import JobSpec
 from nemo_rl.launch.script import render
 from nemo_rl.launch.site import Site
-from nemo_rl.launch.submit import submit, test_only, wait_for
+from nemo_rl.launch.submit import ask_slurm, submit, wait_for
 from nemo_rl.utils.exceptions import LaunchError
 
 SPEC = JobSpec(name="x", recipe="recipes/x.yaml", nodes=2)
@@ -55,19 +55,19 @@ def test_a_refusal_is_told_in_slurms_words(tmp_path, programs):
     with pytest.raises(LaunchError, match="refused the job: .*invalid partition"):
         submit(SPEC, root=tmp_path, site=SITE)
     with pytest.raises(LaunchError, match="refused the job: .*invalid partition"):
-        test_only(SPEC, root=tmp_path, site=SITE)
+        ask_slurm(SPEC, root=tmp_path, site=SITE)
 
 
 def test_test_only_passes_the_script_on_stdin(tmp_path, programs):
     programs("sbatch", 'cat > text; echo "sbatch: Job 1 to start at noon" >&2')
-    assert test_only(SPEC, root=tmp_path, site=SITE) == "Job 1 to start at noon"
+    assert ask_slurm(SPEC, root=tmp_path, site=SITE) == "Job 1 to start at noon"
     assert (tmp_path / "text").read_text() == render(SPEC)
 
 
 def test_without_slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LaunchError, match="sbatch is not installed here"):
-        test_only(SPEC, root=tmp_path, site=SITE)
+        ask_slurm(SPEC, root=tmp_path, site=SITE)
 
 
 def test_wait_for_returns_the_jobs_exit_code(tmp_path, programs, monkeypatch):

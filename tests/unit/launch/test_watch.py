@@ -100,14 +100,14 @@ def test_term_stops_the_agent(make):
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StopRequested, match="stopped by signal 15") as caught:
         head.until(never, 10)
-    assert caught.value.exit_code == 143
+    assert caught.value.code == 143
 
 
 def test_a_warning_before_training_requeues(make, tmp_path):
     (tmp_path / "PREEMPT").touch()
     with pytest.raises(StopRequested, match="before training began") as caught:
         make(0).until(never, 10)
-    assert caught.value.exit_code == 75
+    assert caught.value.code == 75
 
 
 @pytest.mark.parametrize("how", ["file", "signal"])
