@@ -14,6 +14,7 @@ from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.suggest import did_you_mean
 
 EXTRA_OF = {
+    "accelerate": "demo",
     "datasets": "train",
     "einops": "mcore",
     "gguf": "demo",
