@@ -74,7 +74,8 @@ def _changes(
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> SampleChange:
     return SampleChange(
-        prompt=before["prompt"],
+        # The turn that is answered, without the template around it.
+        prompt=before.get("question", before["prompt"]),
         before=before["response"],
         after=after["response"],
         answer=before.get("answer"),

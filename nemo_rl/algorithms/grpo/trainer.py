@@ -92,8 +92,9 @@ class GRPOTrainer(BaseTrainer):
         )
         rows = rollout_rows(rollouts)
         self.recorder.record(self.state.step, rows, split="val")
-        for row in rows:
+        for row, messages in zip(rows, rollouts["messages"], strict=True):
             row["response_length"] = len(row["response_ids"])
+            row["question"] = messages[-1]["content"]
         return rows
 
     def _rollouts_path(self) -> Path | None:
