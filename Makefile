@@ -10,7 +10,7 @@ SHELL_FILES = slurm/*.sh recipes/*.sh containers/*.sh .ci/run
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format cov recipes bench \
+.PHONY: help setup demo test test-slow test-gpu check format cov recipes docs bench \
         slurm-packages clean
 
 help:  ## list the commands
@@ -72,6 +72,9 @@ recipes: setup  ## write recipes/*.sh anew from recipes/*.yaml
 	@for recipe in recipes/*.yaml; do \
 		$(BIN)/python -m nemo_rl.launch "$$recipe" --write || exit; \
 	done
+
+docs: setup  ## write docs/configuration.md anew from the configuration classes
+	$(BIN)/python docs/render_configuration.py
 
 bench: setup  ## measure a training step; ARGS=--write updates docs/performance.md
 	$(BIN)/python -m benchmarks.grpo_step $(ARGS)

@@ -12,15 +12,18 @@ import sys
 from difflib import SequenceMatcher
 from pathlib import Path
 
-WORDS = """apple river stone cloud tiger piano lemon chair train glass horse bread
+WORDS = """
+apple river stone cloud tiger piano lemon chair train glass horse bread
 ocean candle garden window pencil rocket silver winter bridge butter castle dragon
 forest guitar hammer island jacket kitten ladder market needle orange pepper rabbit
-saddle tunnel violin wallet""".split()
+saddle tunnel violin wallet
+"""
 
 
 def rows(split: str = "train") -> list[dict[str, str]]:
     """Return the prompts; the reward gets the whole row, whatever its fields."""
-    words = WORDS[8:] if split == "train" else WORDS[:8]
+    words = WORDS.split()
+    words = words[8:] if split == "train" else words[:8]
     return [{"prompt": f"Shout this word: {word}", "word": word} for word in words]
 
 
