@@ -35,9 +35,7 @@ class Session:
         _, tp, pp = LAYOUTS[layout]
         self.rank = rank
         self.config = policy_config(tp, pp, **changes)
-        self.backend = engine(
-            rank, folder, self.config, keep_reference=True, seed=seed
-        )
+        self.backend = engine(rank, folder, self.config, keep_reference=True, seed=seed)
 
     def step(self, number: int) -> dict[str, float]:
         """One update on batch ``number``; the loss share of this rank."""

@@ -19,7 +19,7 @@ from nemo_rl.backends.platform import cpu_shim
 from nemo_rl.backends.platform.cpu_adam import CpuFusedAdam
 
 pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="the shim does nothing where CUDA works"
+    torch.cuda.is_available(), reason="there is a GPU: the shim does nothing"
 )
 
 

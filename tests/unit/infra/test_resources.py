@@ -1,0 +1,44 @@
+"""The cluster section to a virtual cluster; no Ray is started here."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_rl.config.cluster import ClusterConfig
+from nemo_rl.distributed import ray_session
+from nemo_rl.infra.resources import make_cluster, release_cluster
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    """Fail where something would start or join Ray."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(ray_session, "connect", refuse)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "gpus"),
+    [
+        ({"gpus_per_node": 8, "num_nodes": 2}, 16, True),
+        ({"gpus_per_node": 0, "cpu_workers_per_node": 3}, 3, False),
+    ],
+)
+def test_cluster_has_a_place_per_worker_and_reserves_nothing(fields, size, gpus):
+    cluster = make_cluster(ClusterConfig(**fields))
+    assert cluster.world_size == size
+    assert cluster.use_gpus is gpus
+
+
+def test_release_ends_workers_then_ray(monkeypatch):
+    done = []
+    monkeypatch.setattr(ray_session, "disconnect", lambda: done.append("ray"))
+
+    class Cluster:
+        def shutdown(self):
+            done.append("workers")
+
+    release_cluster(Cluster())
+    assert done == ["workers", "ray"]
