@@ -8,7 +8,7 @@ from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 
 
 def make_cluster(config: ClusterConfig) -> RayVirtualCluster:
-    """Places for the workers of a run, on the Ray of RAY_ADDRESS or on one started here.
+    """Places for the workers of a run: on the Ray of RAY_ADDRESS, or on one of ours.
 
     Nothing is reserved before the first worker starts.
     """

@@ -34,7 +34,15 @@ def write_recipe(folder: Path, values: Mapping[str, Any]) -> Path:
 def command(recipe: Path, run_dir: Path, *overrides: str) -> list[str]:
     """The driver's command line."""
     module = "nemo_rl.launch.driver"
-    return [sys.executable, "-m", module, str(recipe), *overrides, "--run-dir", str(run_dir)]
+    return [
+        sys.executable,
+        "-m",
+        module,
+        str(recipe),
+        *overrides,
+        "--run-dir",
+        str(run_dir),
+    ]
 
 
 def environment() -> dict[str, str]:

@@ -41,9 +41,7 @@ def engine(
 ) -> MegatronBackend:
     """The engine of this rank, ready to train."""
     backend = MegatronBackend()
-    backend.setup(
-        EngineConfig(rank=rank, policy=config, model_folder=folder, **fields)
-    )
+    backend.setup(EngineConfig(rank=rank, policy=config, model_folder=folder, **fields))
     return backend
 
 
@@ -79,7 +77,9 @@ def with_counts(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shard(batch: dict[str, Any], rank: RankInfo, config: PolicyConfig) -> dict[str, Any]:
+def shard(
+    batch: dict[str, Any], rank: RankInfo, config: PolicyConfig
+) -> dict[str, Any]:
     """This rank's data-parallel shard, global counts included."""
     megatron = config.megatron_cfg
     dims = ParallelDims(

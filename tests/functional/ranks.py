@@ -80,7 +80,9 @@ def _unpack(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=False)
 
 
-def _entry(sender: Any, function: Callable[..., Any], info: RankInfo, args: Any) -> None:
+def _entry(
+    sender: Any, function: Callable[..., Any], info: RankInfo, args: Any
+) -> None:
     torch.set_num_threads(1)
     try:
         answer = (True, function(info, *args))

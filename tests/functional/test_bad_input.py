@@ -1,4 +1,4 @@
-"""What a user gets wrong ends in one paragraph, exit code 2 and nothing half-written."""
+"""What a user gets wrong ends in one paragraph, exit code 2, nothing half-written."""
 
 from __future__ import annotations
 

@@ -106,7 +106,12 @@ def reference(folders):
             model_folder(folders, family, tied),
             _gathered(
                 run_ranks(
-                    _train_three_updates, 1, model_folder(folders, family, tied), 1, 1, {}
+                    _train_three_updates,
+                    1,
+                    model_folder(folders, family, tied),
+                    1,
+                    1,
+                    {},
                 ),
                 dp=1,
             ),

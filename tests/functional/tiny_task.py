@@ -24,7 +24,13 @@ def make_model(folder: Path, *, sft_steps: int, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
     config = models.tiny_config(
-        "llama", tied=True, hidden=64, layers=2, heads=4, kv_heads=2, vocab=len(tokenizer)
+        "llama",
+        tied=True,
+        hidden=64,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        vocab=len(tokenizer),
     )
     config.intermediate_size = 256
     config.initializer_range = 0.02
@@ -46,9 +52,13 @@ def _supervise(model: Any, tokenizer: Any, steps: int) -> None:
     for step in range(steps):
         chosen = [rows[(step * 64 + i) % len(rows)] for i in range(64)]
         texts = [row["prompt"] + row["answer"] for row in chosen]
-        ids = torch.tensor([[*tokenizer(t)["input_ids"], tokenizer.eos_token_id] for t in texts])
+        ids = torch.tensor(
+            [[*tokenizer(t)["input_ids"], tokenizer.eos_token_id] for t in texts]
+        )
         logits = model(ids[:, :-1]).logits[:, 4:]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 5:].flatten())
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 5:].flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -61,7 +71,9 @@ def sampled_accuracy(folder: Path, *, seed: int = 1) -> float:
 
     torch.manual_seed(seed)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    )
     rows = ReverseDigitsDataset("validation", num_validation=512)
     rows = [rows[i] for i in range(len(rows))]
     ids = torch.tensor([tokenizer(row["prompt"])["input_ids"] for row in rows])
@@ -74,7 +86,9 @@ def sampled_accuracy(folder: Path, *, seed: int = 1) -> float:
     return (ids[:, 5:] == torch.tensor(wanted)).all(1).float().mean().item()
 
 
-def recipe(model: Path, *, tp: int = 1, pp: int = 1, workers: int = 2) -> dict[str, Any]:
+def recipe(
+    model: Path, *, tp: int = 1, pp: int = 1, workers: int = 2
+) -> dict[str, Any]:
     """GRPO on the task: 32 prompts x 8 samples, 300 steps."""
     return {
         "policy": {

@@ -134,7 +134,9 @@ class MegatronPolicy(Policy):
     ) -> None:
         from nemo_rl.config.megatron import MegatronConfig
 
-        layout = {k: kwargs.pop(k) for k in [*kwargs] if k in MegatronConfig.model_fields}
+        layout = {
+            k: kwargs.pop(k) for k in [*kwargs] if k in MegatronConfig.model_fields
+        }
         section = {"model_name": model_name, "megatron_cfg": layout, **kwargs}
         config = PolicyConfig.from_mapping(section)
         if cluster is None:

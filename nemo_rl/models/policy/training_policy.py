@@ -35,9 +35,7 @@ def shard_over_replicas(
     tensors = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
     shards = BatchedDataDict(tensors).shard_by_batch_size(dims.dp)
     per_replica = [dict(shard) for shard in shards]
-    return [
-        per_replica[dims.coordinates(rank).dp] for rank in range(dims.world_size)
-    ]
+    return [per_replica[dims.coordinates(rank).dp] for rank in range(dims.world_size)]
 
 
 class TrainingPolicy:
@@ -127,9 +125,7 @@ class TrainingPolicy:
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore every rank; the layout may differ from the one that saved."""
-        self.workers.run_all(
-            "load_checkpoint", str(path), timeout_s=_FILES_TIMEOUT_S
-        )
+        self.workers.run_all("load_checkpoint", str(path), timeout_s=_FILES_TIMEOUT_S)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""

@@ -175,9 +175,7 @@ class MegatronBackend:
         from nemo_rl.backends.training.megatron.step import split_micro_batches
 
         multiple = self.config.make_sequence_length_divisible_by
-        return split_micro_batches(
-            batch, size, self.platform.device, multiple=multiple
-        )
+        return split_micro_batches(batch, size, self.platform.device, multiple=multiple)
 
     def _copy_weights(self) -> list[Tensor]:
         parameters = self.model.parameters()

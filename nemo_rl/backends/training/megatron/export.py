@@ -18,9 +18,7 @@ from nemo_rl.converters.rules import rules_for
 
 
 @torch.no_grad()
-def export_weights(
-    model: PolicyModel, spec: ModelSpec
-) -> Iterator[tuple[str, Tensor]]:
+def export_weights(model: PolicyModel, spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
     """Yield every Hugging Face tensor of this stage, one Megatron weight at a time.
 
     A collective over the tensor-parallel group: all its ranks must exhaust the

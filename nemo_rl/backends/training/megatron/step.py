@@ -143,7 +143,9 @@ def _output(
 
 
 def forward_backward(
-    context: ForwardContext, micro_batches: list[dict[str, Tensor]], loss_fn: LossFunction
+    context: ForwardContext,
+    micro_batches: list[dict[str, Tensor]],
+    loss_fn: LossFunction,
 ) -> list[dict[str, Tensor]]:
     """Accumulate the gradient of the summed loss shares.
 
@@ -153,7 +155,9 @@ def forward_backward(
     """
 
     def loss(micro: Batch, select: Tensor, logits: Tensor) -> tuple[Any, ...]:
-        share, metrics = _call_loss(loss_fn, micro, _output(context, micro, select, logits))
+        share, metrics = _call_loss(
+            loss_fn, micro, _output(context, micro, select, logits)
+        )
         # Clones: the schedule may scale the loss tensor in place afterwards.
         report = {key: value.detach().clone() for key, value in metrics.items()}
         report["loss"] = share.detach().clone()
