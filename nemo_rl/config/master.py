@@ -42,6 +42,11 @@ class MasterConfig(BaseConfig):
     _recipe_dir: Path | None = PrivateAttr(None)
 
     @property
+    def algorithm_section(self) -> Any:
+        """The algorithm's own section; a subclass says which."""
+        raise NotImplementedError(f"{type(self).__name__} has no algorithm_section")
+
+    @property
     def recipe_dir(self) -> Path | None:
         """Folder of the recipe's file, where its own code is looked for.
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.transforms import Identity, Shard
+from nemo_rl.converters.transforms import Identity, Shard, Transform
 from nemo_rl.utils.exceptions import ConfigurationError
 
 _TE_NAMES = {
@@ -36,7 +36,7 @@ class WeightRule:
     megatron: str
     hf: tuple[str, ...]
     shard: Shard
-    transform: Identity = Identity()  # noqa: RUF009 - stateless
+    transform: Transform = Identity()  # noqa: RUF009 - stateless
 
     def at(self, layer: int | None) -> WeightRule:
         """The rule with the layer number filled in."""

@@ -78,6 +78,10 @@ class PadVocabulary:
         return [full[: spec.vocab_size]]
 
 
+Transform = Identity | MergeQkv | MergeGateUp | PadVocabulary
+"""Exact conversions between the two sides of a rule."""
+
+
 def pad_rows(full: Tensor, rows: int) -> Tensor:
     """Append zero rows up to ``rows``; the tensor itself where none are missing."""
     missing = rows - full.shape[0]

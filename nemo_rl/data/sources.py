@@ -35,7 +35,7 @@ def open_rows(
             "No dataset: set data.dataset_name, or pass dataset= to fit() or train()."
         )
     if dataset is None or isinstance(dataset, (str, Path)):
-        given = name if dataset is None else str(dataset)
+        given = str(name if dataset is None else dataset)
         # What the recipe says of its own dataset does not apply to another one.
         arguments = dict(kwargs) if given == name else {}
         if split != "train" and takes_split(given):

@@ -32,7 +32,9 @@ class BatchedDataDict(UserDict, Generic[DatumT]):
         DataError: A column is neither tensor nor list, or its length differs.
     """
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(  # pyrefly: ignore[bad-override-param-name]
+        self, key: str, value: Any
+    ) -> None:
         """Set a column after checking its length against the others."""
         column = _as_column(key, value)
         others = {k: len(v) for k, v in self.data.items() if k != key}
@@ -40,7 +42,9 @@ class BatchedDataDict(UserDict, Generic[DatumT]):
             raise _lengths_error({**others, key: len(column)})
         self.data[key] = column
 
-    def __ior__(self, other: Mapping[str, Any]) -> BatchedDataDict:
+    def __ior__(  # pyrefly: ignore[bad-override]
+        self, other: Mapping[str, Any]
+    ) -> BatchedDataDict:
         """Add or replace columns in place."""
         columns = {key: _as_column(key, value) for key, value in other.items()}
         merged = {**self.data, **columns}
@@ -221,14 +225,15 @@ def _lengths_error(lengths: Mapping[str, int]) -> DataError:
 def _join(key: str, columns: list[Column], pad_values: Mapping[str, float]) -> Column:
     if all(isinstance(column, list) for column in columns):
         return [row for column in columns for row in column]
-    if not all(isinstance(column, torch.Tensor) for column in columns):
+    tensors = [column for column in columns if isinstance(column, torch.Tensor)]
+    if len(tensors) < len(columns):
         raise DataError(f"Column {key!r} is a tensor in one batch, a list in another.")
-    if columns[0].dim() >= 2:
-        columns = _padded(columns, pad_values.get(key, 0))
-    shapes = {(tuple(column.shape[1:]), column.dtype) for column in columns}
+    if tensors[0].dim() >= 2:
+        tensors = _padded(tensors, pad_values.get(key, 0))
+    shapes = {(tuple(tensor.shape[1:]), tensor.dtype) for tensor in tensors}
     if len(shapes) > 1:
         raise DataError(f"Column {key!r} has shapes that do not join: {shapes}.")
-    return torch.cat(columns, dim=0)
+    return torch.cat(tensors, dim=0)
 
 
 def _padded(columns: list[torch.Tensor], value: float) -> list[torch.Tensor]:

@@ -205,9 +205,11 @@ class _Blame:
 
 def _innermost_line(trace: Any) -> str:
     """Name the line that raised, unless it is the call in this module itself."""
-    while trace is not None and trace.tb_next is not None:
+    if trace is None:
+        return ""
+    while trace.tb_next is not None:
         trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename if trace is not None else __file__
+    file = trace.tb_frame.f_code.co_filename
     return "" if file == __file__ else f" at {file}, line {trace.tb_lineno}"
 
 

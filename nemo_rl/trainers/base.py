@@ -71,7 +71,7 @@ class BaseTrainer:
     policy: Any
     tokenizer: Any
     cluster: VirtualCluster
-    environment: EnvironmentInterface | None
+    environment: EnvironmentInterface | Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name the algorithm after the class, unless the class does."""
@@ -88,7 +88,7 @@ class BaseTrainer:
         if not isinstance(config, self.config_class):
             config = self.config_class.from_mapping(config)
         self.config: Any = config
-        self.section = config.algorithm_section
+        self.section = self.config.algorithm_section
         self.state = TrainState()
         self.timer = Timer()
         self.run_dir: Path | None = None
@@ -449,7 +449,7 @@ class BaseTrainer:
         if self.state.step > 0 and (saved is None or saved.name != newest):
             self._save_checkpoint()
         export = None
-        if status == "completed" and self.checkpoints is not None:
+        if status == "completed":
             export = self._export_hf()
         result = TrainResult(
             steps=self.state.step,
@@ -479,7 +479,7 @@ class BaseTrainer:
 
     def _export_hf(self) -> Path | None:
         """Write ``checkpoint_dir/hf``, complete or not at all."""
-        if not self.config.checkpointing.export_hf:
+        if self.checkpoints is None or not self.config.checkpointing.export_hf:
             return None
         return publish_folder(self.checkpoints.directory / "hf", self.policy.save_hf)
 

@@ -48,7 +48,9 @@ class CpuFusedAdam(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(  # pyrefly: ignore[bad-override]
+        self, closure: Callable[[], float] | None = None
+    ) -> None:
         """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("CpuFusedAdam takes no closure")
