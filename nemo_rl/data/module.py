@@ -80,7 +80,7 @@ class DataModule:
         self._rows = open_rows(
             dataset, config.dataset_name, config.dataset_kwargs, search_dir
         )
-        self._val_rows = None
+        self._val_rows: Any = None
         if val_dataset is not None or config.val_dataset_name is not None:
             self._val_rows = open_rows(
                 val_dataset,
@@ -237,11 +237,8 @@ class DataModule:
             texts[validation].add(prompt["prompt"])
         shared = texts[False] & texts[True]
         if shared:
-            logger.warning(
-                "%d of %d validation prompts are training prompts too.",
-                len(shared),
-                len(texts[True]),
-            )
+            message = "%d of %d validation prompts are training prompts too."
+            logger.warning(message, len(shared), len(texts[True]))
 
     def _order(self, epoch: int) -> list[int]:
         order = list(range(len(self._rows)))
