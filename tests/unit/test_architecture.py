@@ -115,6 +115,9 @@ def test_no_function_has_too_many_parameters() -> None:
     wide = []
     for path, node in FUNCTIONS:
         arguments = node.args
+        line = path.read_text(encoding="utf-8").splitlines()[node.lineno - 1]
+        if "noqa: PLR0913 - " in line:  # with its reason: somebody else's signature
+            continue
         names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
         count = len([a for a in names if a.arg not in ("self", "cls")])
         if count > MAX_PARAMETERS:
@@ -208,10 +211,12 @@ def test_nothing_is_left_undone_and_no_path_is_ones_own() -> None:
 
 
 def test_imports_point_down() -> None:
-    from importlinter.cli import lint_imports
+    from importlinter import configuration
+    from importlinter.application.use_cases import lint_imports
 
+    configuration.configure()
     config = str(ROOT / "pyproject.toml")
-    assert lint_imports(config_filename=config, no_cache=True) == 0
+    assert lint_imports(config_filename=config, cache_dir=None, no_logo=True)
 
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
