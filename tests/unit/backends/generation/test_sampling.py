@@ -111,7 +111,7 @@ def test_greedy_takes_the_likeliest_whatever_the_noise():
     torch.testing.assert_close(logprobs, torch.full((3,), 0.4).log())
 
 
-@pytest.mark.parametrize("uniform", [0.0, 0.5, JUST_BELOW_ONE])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, JUST_BELOW_ONE, 1.0])
 @pytest.mark.parametrize(
     "zeros", [[0], [4], [0, 4], [0, 1], [3, 4], [1, 2, 3], [0, 1, 3, 4]]
 )
