@@ -40,7 +40,7 @@ def test_dry_run_needs_nothing_heavy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which recipe? There are: grpo_llama8b, grpo_smollm2_cpu"),
+        ([], "which recipe? There are: grpo_custom_reward, grpo_llama8b"),
         (["grpo.seed=1", "--dry-run"], "which recipe?"),
         (["grpo_llama"], "no recipe grpo_llama."),
         (["grpo_llama8b", "grpo.sed=1"], "grpo.sed is not a field"),
