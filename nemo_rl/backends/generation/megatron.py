@@ -40,7 +40,7 @@ class MegatronInferenceBackend:
 
     def shutdown(self) -> None:
         """Forget the model."""
-        self._engine = None
+        self._engine: Any = None
 
     @torch.no_grad()
     def generate(
@@ -154,7 +154,8 @@ class _DecodeLoop:
         tail = max(len(s.encode()) for s in self.params.stop_strings) + 1
         for row in active.nonzero()[:, 0].tolist():
             first = max(int(self.prompt_ends[row]), column + 1 - tail)
-            text = self.decode(self.ids[row, first : column + 1].tolist())
+            tokens = self.ids[row, first : column + 1].tolist()
+            text = self.decode(tokens)  # pyrefly: ignore[not-callable]
             hits[row] = any(stop in text for stop in self.params.stop_strings)
         return hits
 

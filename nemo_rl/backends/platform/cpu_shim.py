@@ -28,11 +28,12 @@ import torch
 _PACKAGE = "megatron.core"
 _CPU = torch.device("cpu")
 _MEMORY_BYTES = 8 << 30
-_FACTORIES = (
-    "arange as_tensor empty empty_like empty_strided eye full full_like linspace "
-    "logspace ones ones_like rand rand_like randint randn randn_like randperm "
-    "scalar_tensor tensor tril_indices triu_indices zeros zeros_like"
-).split()
+_FACTORY_NAMES = """
+    arange as_tensor empty empty_like empty_strided eye full full_like linspace
+    logspace ones ones_like rand rand_like randint randn randn_like randperm
+    scalar_tensor tensor tril_indices triu_indices zeros zeros_like
+"""
+_FACTORIES = tuple(_FACTORY_NAMES.split())
 
 
 class CpuEvent:
@@ -103,10 +104,19 @@ def _cuda_replacements() -> dict[str, Any]:
     """Every ``torch.cuda`` name that megatron-core calls, with its CPU meaning."""
     stream = CpuStream()
     properties = types.SimpleNamespace(
-        name="cpu", major=0, minor=0, multi_processor_count=1, total_memory=_MEMORY_BYTES
+        name="cpu",
+        major=0,
+        minor=0,
+        multi_processor_count=1,
+        total_memory=_MEMORY_BYTES,
     )
-    no_ops = "synchronize empty_cache set_device ipc_collect reset_peak_memory_stats set_stream"
-    counters = "memory_allocated max_memory_allocated memory_reserved max_memory_reserved"
+    no_ops = (
+        "synchronize empty_cache set_device ipc_collect reset_peak_memory_stats "
+        "set_stream"
+    )
+    counters = (
+        "memory_allocated max_memory_allocated memory_reserved max_memory_reserved"
+    )
     nvtx = types.SimpleNamespace(
         mark=_nothing,
         range=_null_context,
@@ -193,18 +203,18 @@ class _TensorTypeName(str):
     __hash__ = str.__hash__
 
 
-def _patch_rng(module: types.ModuleType) -> None:
+def _patch_rng(module: Any) -> None:
     module._get_cuda_rng_state = _cpu_rng_state
     module._set_cuda_rng_state = _set_cpu_rng_state
 
 
-def _patch_moe_utils(module: types.ModuleType) -> None:
+def _patch_moe_utils(module: Any) -> None:
     # 0.16.1 names te_general_gemm without importing it when TE is absent.
     module.__dict__.setdefault("te_general_gemm", None)
     module.maybe_move_tensor_to_cpu = _split_sizes_as_numpy
 
 
-def _patch_token_dispatcher(module: types.ModuleType) -> None:
+def _patch_token_dispatcher(module: Any) -> None:
     module.maybe_move_tensor_to_cpu = _split_sizes_as_numpy
 
 
@@ -216,7 +226,7 @@ def _split_sizes_as_numpy(
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
-def _patch_optimizer(module: types.ModuleType) -> None:
+def _patch_optimizer(module: Any) -> None:
     if not getattr(module, "USING_PYTORCH_OPTIMIZER", False):
         return
     from nemo_rl.backends.platform.cpu_adam import CpuFusedAdam
@@ -225,7 +235,7 @@ def _patch_optimizer(module: types.ModuleType) -> None:
     module.USING_PYTORCH_OPTIMIZER = False
 
 
-def _patch_distributed_optimizer(module: types.ModuleType) -> None:
+def _patch_distributed_optimizer(module: Any) -> None:
     if module.HAVE_APEX_OR_TE:
         return
     from nemo_rl.backends.platform.cpu_adam import CpuFusedAdam
@@ -234,7 +244,21 @@ def _patch_distributed_optimizer(module: types.ModuleType) -> None:
     module.HAVE_APEX_OR_TE = module.USING_APEX_OPTIMIZER = True
 
 
+def _patch_linear(module: Any) -> None:
+    from nemo_rl.backends.platform import cpu_linear
+
+    module.linear_with_grad_accumulation_and_async_allreduce = cpu_linear.linear
+
+
+def _patch_rotary(module: Any) -> None:
+    from nemo_rl.backends.platform import cpu_rotary
+
+    module._apply_rotary_pos_emb_bshd = cpu_rotary.rotate
+
+
 PATCHES: dict[str, Callable[[types.ModuleType], None]] = {
+    "megatron.core.models.common.embeddings.rope_utils": _patch_rotary,
+    "megatron.core.tensor_parallel.layers": _patch_linear,
     "megatron.core.tensor_parallel.random": _patch_rng,
     "megatron.core.transformer.moe.moe_utils": _patch_moe_utils,
     "megatron.core.transformer.moe.token_dispatcher": _patch_token_dispatcher,
@@ -294,7 +318,9 @@ def install() -> None:
 
     tensor_type = torch.Tensor.type
 
-    def type_name(self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def type_name(
+        self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         if dtype is None and not args and not kwargs:
             return _TensorTypeName(tensor_type(self))
         return tensor_type(self, dtype, *args, **kwargs)

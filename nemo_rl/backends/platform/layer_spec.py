@@ -83,7 +83,11 @@ class TorchAttention(MegatronModule):
         """
         q_len, batch = query.shape[:2]
         k_len = key.shape[0]
-        q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
+        if q_len == 1:
+            return self._decode(query, key, value)
+        # A head's rows in one piece: heads narrower than a vector register are
+        # otherwise gathered number by number.
+        q, k, v = (x.permute(1, 2, 0, 3).contiguous() for x in (query, key, value))
         mask = None
         if 1 < q_len < k_len:
             offset = k_len - q_len
@@ -100,3 +104,13 @@ class TorchAttention(MegatronModule):
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return out.permute(2, 0, 1, 3).reshape(q_len, batch, -1)
+
+    def _decode(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One query per row: two small products per group beat torch's flash kernel."""
+        _, batch, heads, dim = query.shape
+        groups = key.shape[2]
+        scale = self.scale or dim**-0.5
+        q = (query * scale).view(batch, groups, heads // groups, dim)
+        scores = torch.matmul(q, key.permute(1, 2, 3, 0))
+        weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+        return torch.matmul(weights, value.permute(1, 2, 0, 3)).view(1, batch, -1)

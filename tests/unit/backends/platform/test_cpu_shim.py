@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import tests.functional.ranks  # noqa: F401 - installs the shim
-from nemo_rl.backends.platform import cpu_shim
+from nemo_rl.backends.platform import cpu_linear, cpu_rotary, cpu_shim
 from nemo_rl.backends.platform.cpu_adam import CpuFusedAdam
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +40,8 @@ def module(name):
 
 def test_every_patch_has_a_test_here():
     tested = {
+        "megatron.core.models.common.embeddings.rope_utils": test_patch_rotary,
+        "megatron.core.tensor_parallel.layers": test_patch_linear,
         "megatron.core.tensor_parallel.random": test_patch_rng_state,
         "megatron.core.transformer.moe.moe_utils": test_patch_moe_utils,
         "megatron.core.transformer.moe.token_dispatcher": test_patch_token_dispatcher,
@@ -47,6 +49,17 @@ def test_every_patch_has_a_test_here():
         "megatron.core.optimizer.distrib_optimizer": test_patch_distributed_optimizer,
     }
     assert tested.keys() == cpu_shim.PATCHES.keys()
+
+
+def test_patch_rotary():
+    rope = module("megatron.core.models.common.embeddings.rope_utils")
+    assert rope._apply_rotary_pos_emb_bshd is cpu_rotary.rotate
+
+
+def test_patch_linear():
+    layers = module("megatron.core.tensor_parallel.layers")
+    patched = layers.linear_with_grad_accumulation_and_async_allreduce
+    assert patched is cpu_linear.linear
 
 
 def test_patch_rng_state():

@@ -1,0 +1,62 @@
+"""Rotary position embedding for the CPU: three passes over the tensor, not eight.
+
+Knows tensors alone. ``cpu_shim`` puts ``rotate`` in the place of Megatron's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _turn(t: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``t * cos + swapped * sin``, where ``swapped`` exchanges the halves of ``t``."""
+    left, right = t.chunk(2, dim=-1)
+    return (t * cos).addcmul_(torch.cat((right, left), dim=-1), sin)
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation; its gradient is turned back by the same angles."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        return _turn(t, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, -sin), None, None
+
+
+def rotate(
+    t: Tensor,
+    freqs: Tensor,
+    rotary_interleaved: bool = False,
+    multi_latent_attention: bool = False,
+    mscale: float = 1.0,
+) -> Tensor:
+    """``_apply_rotary_pos_emb_bshd`` of megatron-core.
+
+    Args:
+        t: [S, B, heads, D].
+        freqs: [S, 1, 1, D] angles, the second half of D equal to the first.
+        rotary_interleaved: must be off; no supported model family has it.
+        multi_latent_attention: must be off, likewise.
+        mscale: must be 1, likewise.
+
+    Returns:
+        [S, B, heads, D].
+    """
+    if rotary_interleaved or multi_latent_attention or mscale != 1.0:
+        raise NotImplementedError("only the rotation of whole halves, unscaled")
+    if freqs.shape[-1] != t.shape[-1]:
+        raise NotImplementedError("only the rotation of whole heads")
+    cos, sin = freqs.cos().to(t.dtype), freqs.sin().to(t.dtype)
+    half = sin.shape[-1] // 2
+    sin[..., :half].neg_()
+    if torch.is_grad_enabled():
+        return _Rotate.apply(t, cos, sin)
+    return _turn(t, cos, sin)
