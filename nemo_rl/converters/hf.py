@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,17 @@ class HfWeights:
                 "save_pretrained(..., safe_serialization=True)."
             )
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            names = sorted(set(weight_map.values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigurationError(
                 f"{index} is not a weight index: {error!r}"
             ) from None
         for name in names:
-            if Path(name).name != name:
+            if not isinstance(name, str) or Path(name).name != name:
                 raise ConfigurationError(
-                    f"{index} names the shard {name!r}, which is outside the folder"
+                    f"{index} names the shard {name!r}, which is not a file of its "
+                    "folder"
                 )
             if not (self.folder / name).exists():
                 raise ConfigurationError(
@@ -162,7 +164,11 @@ class HfShardWriter:
 
 
 def finish_folder(
-    folder: Path, written: Iterable[dict[str, Any]], *, source: Path, dtype: str
+    folder: Path,
+    written: Iterable[dict[str, Any]],
+    *,
+    source: Path,
+    config_changes: Mapping[str, Any],
 ) -> None:
     """Give shards their final names, write the index, copy config and tokenizer.
 
@@ -170,7 +176,8 @@ def finish_folder(
         folder: where the shards lie.
         written: the ``close()`` results of every writer, in pipeline order.
         source: the Hugging Face folder that the model was loaded from.
-        dtype: what the shards hold, e.g. ``"float32"``; declared in config.json.
+        config_changes: entries of config.json that differ from the source's, such as
+            ``dtype``, what the shards hold.
     """
     parts = list(written)
     shards = [item for part in parts for item in part["shards"].items()]
@@ -192,5 +199,5 @@ def finish_folder(
             shutil.copy2(source / name, folder / name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
-    config["dtype"] = dtype
+    config |= config_changes
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

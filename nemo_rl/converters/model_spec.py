@@ -62,6 +62,30 @@ class ModelSpec:
         """Smallest vocabulary size >= ``vocab_size`` that ``divisor`` divides."""
         return -(-self.vocab_size // divisor) * divisor
 
+    def hf_shape(self, name: str) -> tuple[int, ...]:
+        """Shape that the Hugging Face tensor ``name`` must have."""
+        hidden, ffn = self.hidden_size, self.ffn_hidden_size
+        queries, keys = (
+            self.num_heads * self.head_dim,
+            self.num_kv_heads * self.head_dim,
+        )
+        shapes = {
+            "embed_tokens": (self.vocab_size, hidden),
+            "lm_head": (self.vocab_size, hidden),
+            "q_proj": (queries, hidden),
+            "k_proj": (keys, hidden),
+            "v_proj": (keys, hidden),
+            "o_proj": (hidden, queries),
+            "gate_proj": (ffn, hidden),
+            "up_proj": (ffn, hidden),
+            "down_proj": (hidden, ffn),
+            "q_norm": (self.head_dim,),
+            "k_norm": (self.head_dim,),
+        }
+        *_, module, kind = name.split(".")
+        shape = shapes.get(module, (hidden,))
+        return shape[:1] if kind == "bias" else shape
+
 
 def read_hf_config(folder: str | Path) -> dict[str, Any]:
     """Read ``config.json`` of a Hugging Face folder.
@@ -77,6 +101,8 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not a Hugging Face model folder: it has no config.json. "
             "Point policy.model_name at a folder made by save_pretrained()."
         ) from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
@@ -105,11 +131,11 @@ def model_spec(config: Mapping[str, Any], *, source: str = "config.json") -> Mod
         hidden_size=hidden,
         ffn_hidden_size=_integer(config, "intermediate_size", source),
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or hidden // heads,
+        num_kv_heads=_integer(config, "num_key_value_heads", source, heads),
+        head_dim=_integer(config, "head_dim", source, hidden // heads),
         vocab_size=_integer(config, "vocab_size", source),
-        max_positions=config.get("max_position_embeddings") or 4096,
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        max_positions=_integer(config, "max_position_embeddings", source, 4096),
+        norm_eps=_number(config, "rms_norm_eps", source, 1e-6),
         rope_theta=theta,
         rope_scaling_factor=factor,
         tied=bool(config.get("tie_word_embeddings", False)),
@@ -119,23 +145,38 @@ def model_spec(config: Mapping[str, Any], *, source: str = "config.json") -> Mod
 
 
 def _family(config: Mapping[str, Any], source: str) -> str:
-    names = config.get("architectures") or []
-    for name in names:
-        if name in FAMILIES:
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and name in FAMILIES:
             return FAMILIES[name]
     raise ConfigurationError(
-        f"{source} declares architectures={names or None}, which the Megatron backend "
+        f"{source} declares architectures={names!r}, which the Megatron backend "
         f"does not know. Supported: {', '.join(FAMILIES)}."
     )
 
 
-def _integer(config: Mapping[str, Any], key: str, source: str) -> int:
+def _integer(
+    config: Mapping[str, Any], key: str, source: str, default: int | None = None
+) -> int:
     value = config.get(key)
+    value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         raise ConfigurationError(
             f"{source}: {key}={value!r}, expected a positive integer"
         )
     return value
+
+
+def _number(
+    config: Mapping[str, Any], key: str, source: str, default: float | None = None
+) -> float:
+    value = config.get(key)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise ConfigurationError(
+            f"{source}: {key}={value!r}, expected a positive number"
+        )
+    return float(value)
 
 
 def _refuse_uncovered(config: Mapping[str, Any], family: str, source: str) -> None:
@@ -160,7 +201,11 @@ def _refuse_uncovered(config: Mapping[str, Any], family: str, source: str) -> No
 def _rope(config: Mapping[str, Any], source: str) -> tuple[float, float | None]:
     """Base and Llama-3.1 factor from ``rope_parameters`` (v5) or ``rope_scaling``."""
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    if not isinstance(scaling, Mapping):
+        raise ConfigurationError(
+            f"{source}: rotary scaling {scaling!r}, expected an object with rope_type"
+        )
+    theta = _number({**config, **scaling}, "rope_theta", source, 10000.0)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind == "default":
         return theta, None
@@ -174,4 +219,4 @@ def _rope(config: Mapping[str, Any], source: str) -> tuple[float, float | None]:
             f"{source}: rotary scaling {dict(scaling)} is not supported; expected "
             f"rope_type 'default', or 'llama3' with {_LLAMA3_ROPE}"
         )
-    return theta, float(scaling["factor"])
+    return theta, _number(scaling, "factor", source)

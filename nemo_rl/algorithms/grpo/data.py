@@ -8,8 +8,6 @@ from torch import Tensor
 from nemo_rl.algorithms.grpo.config import GRPOConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 
-_MIN_STD = 1e-6
-
 
 def group_advantages(
     rewards: Tensor, group: Tensor, *, leave_one_out: bool, normalize: bool
@@ -20,7 +18,7 @@ def group_advantages(
     (leave-one-out, Kool et al. 2019). With ``normalize`` the difference is divided by
     the group's unbiased standard deviation over all its members, also under
     leave-one-out: the deviation of the others alone is always 0 for two members.
-    Where it is 0, all rewards are equal and the advantage is 0 undivided.
+    Where all rewards of a group are equal the advantage is 0 undivided.
 
     Args:
         rewards: [B] fp32.
@@ -33,10 +31,8 @@ def group_advantages(
         [B] fp32. A group of one has advantage 0.
     """
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
-    count = size.to(rewards.dtype)
-    total = torch.zeros_like(count).index_add_(0, index, rewards)
-    mean = total / count
-    centred = rewards - mean[index]
+    rewards, count = rewards.double(), size.double()
+    centred = _centred(rewards, index, count)
     others = (count - 1).clamp(min=1)
     advantages = centred
     if leave_one_out:
@@ -45,9 +41,17 @@ def group_advantages(
     if normalize:
         squares = torch.zeros_like(count).index_add_(0, index, centred.square())
         std = (squares / others).sqrt()[index]
-        divided = advantages / std.clamp(min=_MIN_STD)
-        advantages = torch.where(std > _MIN_STD, divided, advantages)
-    return torch.where(size[index] > 1, advantages, torch.zeros_like(advantages))
+        advantages = torch.where(std > 0, advantages / std, 0.0)
+    return torch.where(size[index] > 1, advantages, 0.0).float()
+
+
+def _centred(rewards: Tensor, index: Tensor, count: Tensor) -> Tensor:
+    """[B] fp64 rewards minus their group's mean; exactly 0 where all are equal."""
+    first = torch.zeros_like(count).scatter_(0, index, rewards)
+    # Differences to a member of the group: equal rewards leave no rounding error.
+    offset = rewards - first[index]
+    mean = torch.zeros_like(count).index_add_(0, index, offset) / count
+    return offset - mean[index]
 
 
 def build_train_batch(rollouts: BatchedDataDict, config: GRPOConfig) -> BatchedDataDict:

@@ -6,14 +6,14 @@ tokens count and is never derived again here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
 from nemo_rl.algorithms.interfaces import LossFunctionInterface
 from nemo_rl.backends.training.base import Batch, ModelOutput
+
+_MAX_LOG_RATIO = 20.0
 
 
 class GRPOLossFn(LossFunctionInterface):
@@ -52,7 +52,7 @@ class GRPOLossFn(LossFunctionInterface):
         sampled = batch.get("generation_logprobs")
         sampled = prev if sampled is None else sampled[:, 1:]
 
-        ratio = torch.exp((cur - prev) * mask)
+        ratio = _ratio(cur, prev, mask)
         loss = _clipped_surrogate(ratio, advantages, config)
         correction = _importance_weights(prev, sampled, mask, config)
         if config.use_importance_sampling_correction:
@@ -60,7 +60,7 @@ class GRPOLossFn(LossFunctionInterface):
         kl = torch.zeros_like(cur)
         if config.reference_policy_kl_penalty > 0:
             reference = batch["reference_policy_logprobs"][:, 1:]
-            kl = kl_divergence((reference - cur) * mask, config)
+            kl = kl_divergence(_where_valid(reference - cur, mask), config)
             if config.use_on_policy_kl_approximation:
                 kl = kl * _score_function_weight(cur, sampled, mask)
             loss = loss + config.reference_policy_kl_penalty * kl
@@ -69,11 +69,15 @@ class GRPOLossFn(LossFunctionInterface):
         tokens = batch["global_valid_tokens"].clamp(min=1)
         with torch.no_grad():
             metrics = _metrics(cur, prev, sampled, ratio, mask, config)
-            metrics["kl"] = kl * mask
-            metrics["sampling_importance_ratio"] = correction * mask
-            shares = {name: value.sum() / tokens for name, value in metrics.items()}
-            shares["ratio_max"] = _extreme(ratio, mask, torch.amax)
-            shares["ratio_min"] = _extreme(ratio, mask, torch.amin)
+            metrics["kl"] = kl
+            metrics["sampling_importance_ratio"] = correction
+            shares = {
+                name: _where_valid(value, mask).sum() / tokens
+                for name, value in metrics.items()
+            }
+            # Infinite where nothing is valid: other micro-batches then decide.
+            shares["ratio_max"] = torch.where(mask > 0, ratio, -torch.inf).amax()
+            shares["ratio_min"] = torch.where(mask > 0, ratio, torch.inf).amin()
         return total, shares
 
     def _average(
@@ -81,9 +85,10 @@ class GRPOLossFn(LossFunctionInterface):
     ) -> Tensor:
         if self.config.token_level_loss:
             mask = token_mask * sample_mask[:, None]
-            return (loss * mask).sum() / batch["global_valid_tokens"].clamp(min=1)
+            total = _where_valid(loss, mask).sum()
+            return total / batch["global_valid_tokens"].clamp(min=1)
         lengths = token_mask.sum(-1).clamp(min=1)
-        means = (loss * token_mask).sum(-1) / lengths
+        means = _where_valid(loss, token_mask).sum(-1) / lengths
         return (means * sample_mask).sum() / batch["global_valid_seqs"].clamp(min=1)
 
 
@@ -119,17 +124,34 @@ def kl_divergence(log_ratio: Tensor, config: ClippedPGLossConfig) -> Tensor:
     return kl
 
 
+def _where_valid(values: Tensor, mask: Tensor) -> Tensor:
+    """Values where the mask is 1, else 0; what is masked may be NaN or infinite."""
+    return torch.where(mask > 0, values, 0.0)
+
+
+def _ratio(cur: Tensor, prev: Tensor, mask: Tensor) -> Tensor:
+    """exp(cur - prev), 1 where masked.
+
+    The exponent is clamped: beyond e^20 the ratio is clipped anyway, or, where it is
+    not (a negative advantage), would make the gradient infinite.
+    """
+    log_ratio = _where_valid(cur - prev, mask)
+    return torch.exp(log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+
+
 def _score_function_weight(cur: Tensor, sampled: Tensor, mask: Tensor) -> Tensor:
     """Ratio of current to sampling probability, with the gradient of the former."""
-    weight = torch.exp((cur.detach() - sampled) * mask).nan_to_num(0.0, 0.0, 0.0)
-    return weight * torch.exp(cur - cur.detach())
+    weight = torch.exp(_where_valid(cur.detach() - sampled, mask))
+    weight = weight.nan_to_num(0.0, 0.0, 0.0)
+    return weight * torch.exp(_where_valid(cur - cur.detach(), mask))
 
 
 def _importance_weights(
     prev: Tensor, sampled: Tensor, mask: Tensor, config: ClippedPGLossConfig
 ) -> Tensor:
     """exp(prev - sampled) without gradient: training over sampling probability."""
-    weights = torch.exp((prev - sampled) * mask).detach().nan_to_num(0.0, 0.0, 0.0)
+    weights = torch.exp(_where_valid(prev - sampled, mask)).detach()
+    weights = weights.nan_to_num(0.0, 0.0, 0.0)
     if config.truncated_importance_sampling_ratio is not None:
         weights = weights.clamp(max=config.truncated_importance_sampling_ratio)
     return weights
@@ -145,17 +167,12 @@ def _metrics(
 ) -> dict[str, Tensor]:
     """Per-token values whose sums over valid tokens become means."""
     low, high = 1 - config.ratio_clip_min, 1 + config.ratio_clip_max
-    error = (prev - sampled) * mask
+    error = _where_valid(prev - sampled, mask)
     return {
-        "ratio": ratio * mask,
-        "clip_fraction": ((ratio < low) | (ratio > high)) * mask,
-        "approx_entropy": -cur * mask,
+        "ratio": ratio,
+        "clip_fraction": ((ratio < low) | (ratio > high)).float(),
+        "approx_entropy": -cur,
         # Mean exp|log-prob difference| of trainer and generator: 1 when they agree.
-        "token_mult_prob_error": error.abs().exp() * mask,
-        "gen_kl": (error.exp() - 1 - error) * mask,
+        "token_mult_prob_error": error.abs().exp(),
+        "gen_kl": error.exp() - 1 - error,
     }
-
-
-def _extreme(values: Tensor, mask: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
-    """Largest or smallest valid value; 1, the neutral ratio, where none is valid."""
-    return reduce(torch.where(mask > 0, values, torch.ones_like(values)), dim=(0, 1))

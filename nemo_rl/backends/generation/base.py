@@ -23,7 +23,6 @@ class SamplingParams:
         top_k: the k likeliest tokens; None means all.
         stop_token_ids: a response ends with the first of these, which stays in it.
         stop_strings: a response ends once its text contains one of these.
-        ignore_eos: sample to the limit whatever comes.
         batch_size: rows sampled at once on a rank; None means all.
     """
 
@@ -34,7 +33,6 @@ class SamplingParams:
     top_k: int | None = None
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
-    ignore_eos: bool = False
     batch_size: int | None = None
 
 

@@ -95,9 +95,7 @@ class _DecodeLoop:
     ) -> None:
         self.engine, self.params, self.decode = engine, params, decode
         self.device = engine.platform.device
-        self.stops = torch.tensor(
-            () if params.ignore_eos else params.stop_token_ids, dtype=torch.int64
-        )
+        self.stops = torch.tensor(params.stop_token_ids, dtype=torch.int64)
 
     def run(self, ids: Tensor, lengths: Tensor, seeds: Tensor) -> dict[str, Tensor]:
         """Sample for prompts [b, S] of the given lengths [b]; all on the CPU."""
@@ -139,8 +137,8 @@ class _DecodeLoop:
     ) -> None:
         """Write the new column where a row is past its prompt and not done."""
         active = past_prompt & ~self.done
-        self.ids[active, column] = tokens[active]
-        self.logprobs[active, column] = logprobs[active]
+        for values, new in ((self.ids, tokens), (self.logprobs, logprobs)):
+            values[:, column] = torch.where(active, new, values[:, column])
         hit = active & torch.isin(tokens, self.stops)
         if self.params.stop_strings and self.decode is not None:
             hit |= active & self._ends_with_stop_string(column, active)

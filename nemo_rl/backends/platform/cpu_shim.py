@@ -250,6 +250,21 @@ def _patch_linear(module: Any) -> None:
     module.linear_with_grad_accumulation_and_async_allreduce = cpu_linear.linear
 
 
+def _patch_norm(module: types.ModuleType) -> None:
+    from nemo_rl.backends.platform.cpu_norm import CpuRMSNorm
+
+    original = module.WrappedTorchNorm.__new__
+
+    def build(
+        cls: type, config: Any, hidden_size: int, eps: float = 1e-5, **kwargs: Any
+    ):
+        if config.normalization == "RMSNorm":
+            return CpuRMSNorm(hidden_size, eps=eps)
+        return original(cls, config, hidden_size, eps, **kwargs)
+
+    module.WrappedTorchNorm.__new__ = build
+
+
 def _patch_rotary(module: Any) -> None:
     from nemo_rl.backends.platform import cpu_rotary
 
@@ -260,6 +275,7 @@ PATCHES: dict[str, Callable[[types.ModuleType], None]] = {
     "megatron.core.models.common.embeddings.rope_utils": _patch_rotary,
     "megatron.core.tensor_parallel.layers": _patch_linear,
     "megatron.core.tensor_parallel.random": _patch_rng,
+    "megatron.core.transformer.torch_norm": _patch_norm,
     "megatron.core.transformer.moe.moe_utils": _patch_moe_utils,
     "megatron.core.transformer.moe.token_dispatcher": _patch_token_dispatcher,
     "megatron.core.optimizer": _patch_optimizer,

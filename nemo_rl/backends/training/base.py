@@ -59,7 +59,8 @@ class LossFunction(Protocol):
     ``global_valid_seqs``, counted over the global batch and all data-parallel ranks.
     The result is this micro-batch's share: shares are summed, never averaged, so the
     gradient depends neither on the micro-batch size nor on the layout. Metrics are
-    shares too, except names that end in ``_min`` or ``_max``.
+    shares too, except names that end in ``_min`` or ``_max``, which are infinite where
+    the micro-batch has no valid token.
 
     A loss travels to the workers: it holds configuration, never tensors or handles.
     """

@@ -73,6 +73,13 @@ def load_dataset(name: str, *, search_dir: Path | str | None = None, **kwargs: A
             f"The data file or folder {name!r} does not exist (looked in {Path.cwd()}"
             f"{f' and {search_dir}' if search_dir else ''})."
         )
+    # Names on the hub have an owner, but for a few old ones: ask only if none is close.
+    meant = did_you_mean(name, dataset_names()) if "/" not in name else ""
+    if meant:
+        raise ConfigurationError(
+            f"No dataset {name!r}: not among {', '.join(dataset_names())}, and no file "
+            f"or folder of that name.{meant}"
+        )
     return _from_hub(name, **kwargs)
 
 

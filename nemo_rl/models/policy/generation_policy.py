@@ -13,7 +13,7 @@ from nemo_rl.models.policy.training_policy import (
     pad_rows_to_multiple,
     shard_over_replicas,
 )
-from nemo_rl.utils.exceptions import ConfigurationError, TrainingError
+from nemo_rl.utils.exceptions import ConfigurationError, DataError, TrainingError
 
 
 class GenerationPolicy:
@@ -36,15 +36,18 @@ class GenerationPolicy:
     ) -> None:
         self.workers, self.dims = workers, dims
         generation = config.generation
-        stops = generation.stop_token_ids
+        ids, strings = generation.stop_token_ids, generation.stop_strings
+        if ids is None:
+            ids = stop_token_ids
+        if generation.ignore_eos:
+            ids, strings = (), ()
         self._params = {
             "max_new_tokens": generation.max_new_tokens,
             "max_total_length": config.max_total_sequence_length,
             "top_p": generation.top_p,
             "top_k": generation.top_k,
-            "stop_token_ids": tuple(stop_token_ids if stops is None else stops),
-            "stop_strings": tuple(generation.stop_strings or ()),
-            "ignore_eos": generation.ignore_eos,
+            "stop_token_ids": tuple(ids),
+            "stop_strings": tuple(strings or ()),
             "batch_size": config.generation_batch_size,
         }
         self._temperature = generation.temperature
@@ -64,6 +67,7 @@ class GenerationPolicy:
 
         Raises:
             ConfigurationError: a prompt leaves no room for a response.
+            DataError: no prompt, or an empty one.
             TrainingError: a sampled token came back without a finite log-prob.
         """
         prompts = self._prompts(data)
@@ -90,6 +94,11 @@ class GenerationPolicy:
             lengths = data["input_lengths"]
         else:
             lengths = data["attention_mask"].sum(-1)
+        if not len(ids) or int(lengths.min()) < 1 or int(lengths.max()) > ids.shape[1]:
+            raise DataError(
+                f"prompts of {lengths.tolist()} tokens in a batch of {list(ids.shape)}: "
+                "each needs at least one token and no more than the batch is wide"
+            )
         longest, limit = int(lengths.max()), self._params["max_total_length"]
         if longest >= limit:
             raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from nemo_rl.models.policy.generation_policy import GenerationPolicy
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.training_policy import TrainingPolicy
 from nemo_rl.models.policy.workers import PolicyWorker
+from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.suggest import did_you_mean
 
 
 class Policy(PolicyInterface):
@@ -72,8 +75,9 @@ class Policy(PolicyInterface):
             },
         )
         self.training = TrainingPolicy(self.workers, self.dims, self.config)
+        stops = _stop_ids(tokenizer, self.model_folder)
         self.generation = GenerationPolicy(
-            self.workers, self.dims, self.config, stop_token_ids=_stop_ids(tokenizer)
+            self.workers, self.dims, self.config, stop_token_ids=stops
         )
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
@@ -137,6 +141,11 @@ class MegatronPolicy(Policy):
         layout = {
             k: kwargs.pop(k) for k in [*kwargs] if k in MegatronConfig.model_fields
         }
+        known = {*MegatronConfig.model_fields, *PolicyConfig.model_fields}
+        for name in [name for name in kwargs if name not in known]:
+            raise ConfigurationError(
+                f"MegatronPolicy has no option {name!r}.{did_you_mean(name, known)}"
+            )
         section = {"model_name": model_name, "megatron_cfg": layout, **kwargs}
         config = PolicyConfig.from_mapping(section)
         if cluster is None:
@@ -154,6 +163,20 @@ def _policy_section(config: Any) -> PolicyConfig:
     return PolicyConfig.from_mapping(config)
 
 
-def _stop_ids(tokenizer: Any) -> tuple[int, ...]:
-    eos = getattr(tokenizer, "eos_token_id", None)
-    return () if eos is None else (int(eos),)
+def _stop_ids(tokenizer: Any, model_folder: Path) -> tuple[int, ...]:
+    """The tokenizer's end token, and those that the model was released with.
+
+    Chat models end a turn and a text with different tokens; generation_config.json
+    lists all of them.
+    """
+    found = [getattr(tokenizer, "eos_token_id", None)]
+    path = model_folder / "generation_config.json"
+    if path.exists():
+        try:
+            released = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
+        except KeyError:
+            released = None
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(f"{path} cannot be read: {error}") from None
+        found += released if isinstance(released, list) else [released]
+    return tuple(sorted({int(token) for token in found if token is not None}))

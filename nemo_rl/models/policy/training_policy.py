@@ -6,6 +6,7 @@ data-parallel replica gets the same shard.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class TrainingPolicy:
 
         Returns:
             Means over the updates of the loss, the loss's metrics, grad_norm and
-            learning_rate; ``num_updates``; ``global_valid_tokens`` (sum).
+            learning_rate; ``num_updates``; ``global_valid_tokens`` (sum). An extreme
+            (``_min``, ``_max``) over no valid token at all is left out.
 
         Raises:
             TrainingError: the loss or the gradient is not finite.
@@ -71,9 +73,10 @@ class TrainingPolicy:
             self._update(data.slice(start, start + size), loss_fn)
             for start in range(0, data.size, size)
         ]
+        names = dict.fromkeys(name for update in updates for name in update)
         metrics = {
-            name: _combine(name, [update[name] for update in updates])
-            for name in updates[0]
+            name: _combine(name, [update[name] for update in updates if name in update])
+            for name in names
         }
         metrics["num_updates"] = len(updates)
         return metrics
@@ -93,6 +96,8 @@ class TrainingPolicy:
         leaders = [results[rank] for rank in self.dims.dp_leaders()]
         micro = [m for leader in leaders for m in leader["micro_metrics"]]
         metrics = {name: _share_sum(name, micro) for name in micro[0]}
+        for name in [n for n in metrics if _extreme_of(n) and math.isinf(metrics[n])]:
+            del metrics[name]
         metrics["grad_norm"] = results[0]["grad_norm"]
         metrics["learning_rate"] = results[0]["learning_rate"]
         metrics["train_cpu_s"] = sum(result["cpu_s"] for result in results)

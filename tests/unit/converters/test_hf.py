@@ -73,7 +73,7 @@ def test_refuses_a_truncated_file(tmp_path, keep):
 
 
 @pytest.mark.parametrize(
-    "name", ["../b.safetensors", "/etc/passwd", "sub/b.safetensors", "."]
+    "name", ["../b.safetensors", "/etc/passwd", "sub/b.safetensors", ".", 7, None]
 )
 def test_refuses_an_index_that_leaves_the_folder(tmp_path, name):
     folder = tmp_path / "model"
@@ -82,7 +82,7 @@ def test_refuses_an_index_that_leaves_the_folder(tmp_path, name):
     for place in (tmp_path, folder / "sub"):
         save_file({"w": torch.ones(1)}, place / "b.safetensors")
     (folder / INDEX_NAME).write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(ConfigurationError, match="which is outside the folder"):
+    with pytest.raises(ConfigurationError, match="which is not a file of its"):
         HfWeights(folder)
 
 
@@ -170,7 +170,9 @@ def test_transformers_reads_what_is_written(tmp_path, shard_bytes, tied):
         for name in sorted(weights.names()):
             writers["layers.1" in name].add(name, weights.tensor(name).bfloat16())
         written = [writer.close() for writer in writers]
-        finish_folder(target, written, source=source, dtype="bfloat16")
+        finish_folder(
+            target, written, source=source, config_changes={"dtype": "bfloat16"}
+        )
         files = sorted(p.name for p in target.glob("*.safetensors"))
         count = sum(len(part["shards"]) for part in written)
         assert files == [
@@ -197,7 +199,10 @@ def test_one_shard_is_a_single_file_without_index(tmp_path):
     target.mkdir()
     writer = HfShardWriter(target, "stage000")
     writer.add("w", torch.ones(2))
-    finish_folder(target, [writer.close()], source=source, dtype="float32")
+    changes = {"dtype": "float32", "rope_theta": 5e5}
+    finish_folder(target, [writer.close()], source=source, config_changes=changes)
+    config = json.loads((target / "config.json").read_text())
+    assert config.items() >= changes.items()
     assert [p.name for p in target.glob("*.safetensors*")] == [SINGLE_NAME]
     config = json.loads((target / "config.json").read_text())
     assert config["dtype"] == "float32"

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from nemo_rl.converters.hf import HfWeights
 from nemo_rl.converters.model_spec import model_spec, read_hf_config
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
@@ -66,6 +67,17 @@ def test_spec_takes_a_head_size_of_its_own():
 
 
 @pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_shapes_are_those_that_transformers_writes(tmp_path, family, tied):
+    models.save(tmp_path / family, family, tied=tied)
+    spec = model_spec(read_hf_config(tmp_path / family))
+    with HfWeights(tmp_path / family) as weights:
+        assert weights.shapes
+        for name, shape in weights.shapes.items():
+            assert spec.hf_shape(name) == shape, name
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
 def test_spec_of_what_transformers_writes(tmp_path, family):
     """config.json as the installed transformers saves it."""
     config = models.tiny_config(family, tied=True, layers=2)
@@ -97,7 +109,7 @@ def test_padded_vocab(size, divisor, padded):
     ("change", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel.*Supported: Llama"),
-        ({"architectures": []}, "architectures=None"),
+        ({"architectures": []}, r"architectures=\[\]"),
         ({"architectures": None}, "architectures=None"),
         ({"attention_bias": True}, "attention_bias=True is not covered by the llama"),
         ({"mlp_bias": True}, "mlp_bias=True is not covered"),
@@ -109,6 +121,17 @@ def test_padded_vocab(size, divisor, padded):
         ({"num_hidden_layers": None}, "num_hidden_layers=None"),
         ({"num_attention_heads": True}, "num_attention_heads=True"),
         ({"intermediate_size": 9.5}, "intermediate_size=9.5"),
+        ({"num_key_value_heads": "2"}, "num_key_value_heads='2', expected a positive"),
+        ({"head_dim": -1}, "head_dim=-1, expected a positive integer"),
+        ({"max_position_embeddings": "x"}, "max_position_embeddings='x'"),
+        ({"rms_norm_eps": "small"}, "rms_norm_eps='small', expected a positive number"),
+        ({"rope_theta": "high"}, "rope_theta='high', expected a positive number"),
+        ({"rope_scaling": "yarn"}, "'yarn', expected an object with rope_type"),
+        (
+            {"rope_scaling": {**LLAMA3_ROPE, "factor": None}},
+            "factor=None, expected a positive number",
+        ),
+        ({"architectures": "LlamaForCausalLM"}, "architectures='LlamaForCausalLM'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'.*'llama3'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "not supported"),
         (
@@ -141,6 +164,10 @@ def test_read_config_errors(tmp_path):
     with pytest.raises(ConfigurationError, match="has no config.json. Point policy"):
         read_hf_config(tmp_path)
     file = tmp_path / "config.json"
+    file.mkdir()
+    with pytest.raises(ConfigurationError, match="config.json cannot be read"):
+        read_hf_config(tmp_path)
+    file.rmdir()
     file.write_text("{")
     with pytest.raises(ConfigurationError, match="is not valid JSON"):
         read_hf_config(tmp_path)

@@ -150,7 +150,10 @@ class MegatronBackend:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""
         from nemo_rl.backends.training.megatron import export
 
-        export.save_hf(Path(folder), self.model, self.spec, self.model_folder)
+        overrides = self.config.hf_config_overrides
+        export.save_hf(
+            Path(folder), self.model, self.spec, self.model_folder, overrides
+        )
 
     def shutdown(self) -> None:
         """Leave the process groups."""

@@ -7,8 +7,10 @@ of each rank are kept beside it and restored when the layout is the same.
 from __future__ import annotations
 
 import json
+import pickle
 import queue
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.validation import StrictHandling
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_rl.utils.exceptions import CheckpointError
 
@@ -32,13 +35,22 @@ _SHARDING = {
     "singleton_local_shards": False,
 }
 _CONTENTS = "contents.json"
-_UNREADABLE = (
+_UNWRITABLE = (
     OSError,
     CheckpointingException,
+    CheckpointException,  # torch's own, a BaseException
     RuntimeError,
-    KeyError,
-    EOFError,
+)
+# What readers of JSON, pickles, archives and shards raise for a file cut or altered.
+_UNREADABLE = (
+    *_UNWRITABLE,
+    LookupError,
     ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
 )
 
 
@@ -47,10 +59,18 @@ def _sharded_state(model: Any, optimizer: Any, *, loading: bool) -> dict[str, An
     metadata = {**_SHARDING, "dp_cp_group": group}
     state = {"model": model.sharded_state_dict(metadata=metadata)}
     if optimizer is not None:
+        _make_moments(optimizer)
         state["optimizer"] = optimizer.sharded_state_dict(
             state["model"], is_loading=loading, metadata=metadata
         )
     return state
+
+
+def _make_moments(optimizer: Any) -> None:
+    """Give an optimizer that has made no step yet its zeros: they are saved as well."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        if not getattr(part, "is_stub_optimizer", False):
+            part.init_state_fn(part.optimizer, part.config)
 
 
 def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None:
@@ -66,31 +86,31 @@ def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None
         CheckpointError: the files could not be written.
     """
     weights = path / "weights"
-    weights.mkdir(exist_ok=True)
-    strategy = dist_checkpointing.serialization.get_default_save_sharded_strategy(
-        "torch_dist", 1
-    )
     # Megatron would start a manager process for this queue, of which nobody is the
     # parent once this rank is killed. A save that waits needs no second process.
     filesystem_async._results_queue = queue.SimpleQueue()
+    strategy = dist_checkpointing.serialization.get_default_save_sharded_strategy(
+        "torch_dist", 1
+    )
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     state = {**_sharded_state(model, optimizer, loading=False), "common": common}
     try:
+        weights.mkdir(exist_ok=True)
         dist_checkpointing.save(
             state,
             str(weights),
             FullyParallelSaveStrategyWrapper(strategy, group),
             content_metadata=dict(_SHARDING),
         )
-    except (OSError, CheckpointingException, RuntimeError) as error:
+        _save_generators(path / "generators")
+        if dist.get_rank() == 0:
+            contents = {"optimizer": optimizer is not None}
+            (path / _CONTENTS).write_text(json.dumps(contents) + "\n")
+    except _UNWRITABLE as error:
         raise CheckpointError(
-            f"could not write the checkpoint in {path}: {error}. Check that the disk "
-            "has room and that every node sees checkpointing.checkpoint_dir."
+            f"could not write the checkpoint in {path}: {_reason(error)}. Check that "
+            "the disk has room and that every node sees checkpointing.checkpoint_dir."
         ) from error
-    _save_generators(path / "generators")
-    if dist.get_rank() == 0:
-        contents = {"optimizer": optimizer is not None}
-        (path / _CONTENTS).write_text(json.dumps(contents) + "\n")
 
 
 def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -102,31 +122,48 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or damaged files, or another model's shapes.
     """
-    weights = path / "weights"
     try:
-        if not json.loads((path / _CONTENTS).read_text())["optimizer"]:
-            optimizer = None
-        strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(
-            str(weights)
-        )
-        group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-        state = dist_checkpointing.load(
-            _sharded_state(model, optimizer, loading=True),
-            str(weights),
-            FullyParallelLoadStrategyWrapper(strategy, group),
-            strict=StrictHandling.ASSUME_OK_UNEXPECTED,
-        )
+        with_optimizer = json.loads((path / _CONTENTS).read_text())["optimizer"]
+        saved = optimizer if with_optimizer else None
+        state = _read_weights(path / "weights", model, saved)
+        generators = _read_generators(path / "generators")
     except _UNREADABLE as error:
         raise CheckpointError(
-            f"could not read the checkpoint in {path}: {error}. It may be damaged or "
-            "belong to another model; move it away to start from the base weights."
+            f"could not read the checkpoint in {path}: {_reason(error)}. It may be "
+            "damaged or belong to another model; move it away to start from the base "
+            "weights."
         ) from error
     model.load_state_dict(state["model"])
-    if optimizer is not None:
+    if saved is not None:
         with torch.no_grad():
-            optimizer.load_state_dict(state["optimizer"])
-    _load_generators(path / "generators")
+            saved.load_state_dict(state["optimizer"])
+    else:
+        # bf16 weights have fp32 masters in the optimizer, which would undo the load.
+        optimizer.reload_model_params()
+    if generators is not None:
+        _set_generators(generators)
     return state.get("common", {})
+
+
+def _reason(error: BaseException) -> str:
+    """One line; torch's own exception lists a traceback per rank."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _read_weights(weights: Path, model: Any, optimizer: Any) -> dict[str, Any]:
+    strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(
+        str(weights)
+    )
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return dist_checkpointing.load(
+        _sharded_state(model, optimizer, loading=True),
+        str(weights),
+        FullyParallelLoadStrategyWrapper(strategy, group),
+        strict=StrictHandling.ASSUME_OK_UNEXPECTED,
+    )
 
 
 def _layout() -> dict[str, int]:
@@ -153,15 +190,19 @@ def _save_generators(folder: Path) -> None:
     torch.save(state, folder / f"rank{dist.get_rank():05d}.pt")
 
 
-def _load_generators(folder: Path) -> None:
-    from megatron.core.tensor_parallel import get_cuda_rng_tracker
-
+def _read_generators(folder: Path) -> dict[str, Any] | None:
+    """This rank's generators, None where another layout wrote them."""
     file = folder / f"rank{dist.get_rank():05d}.pt"
     if not file.exists():
-        return
+        return None
     state = torch.load(file, weights_only=True)
-    if state["layout"] != _layout():
-        return  # another layout has other streams; every rank keeps its fresh seeds
+    # Another layout has other streams; every rank then keeps its fresh seeds.
+    return state if state["layout"] == _layout() else None
+
+
+def _set_generators(state: dict[str, Any]) -> None:
+    from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
     torch.set_rng_state(state["torch"])
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,13 @@ def _gather(part: Tensor, dim: int | None, group: Any) -> list[Tensor]:
     return parts
 
 
-def save_hf(folder: Path, model: PolicyModel, spec: ModelSpec, source: Path) -> None:
+def save_hf(
+    folder: Path,
+    model: PolicyModel,
+    spec: ModelSpec,
+    source: Path,
+    overrides: Mapping[str, Any],
+) -> None:
     """Write a Hugging Face folder; every rank must call it.
 
     One rank per pipeline stage writes its shards; rank 0 then names them and adds
@@ -56,6 +62,7 @@ def save_hf(folder: Path, model: PolicyModel, spec: ModelSpec, source: Path) -> 
         model: the bare model.
         spec: its shape.
         source: Hugging Face folder the model came from.
+        overrides: entries of its config.json that the model was built with instead.
     """
     stage = parallel_state.get_pipeline_model_parallel_rank()
     is_writer = (
@@ -71,5 +78,6 @@ def save_hf(folder: Path, model: PolicyModel, spec: ModelSpec, source: Path) -> 
     dist.all_gather_object(written, (stage, writer.close()) if writer else None)
     if dist.get_rank() == 0:
         parts = [part for _, part in sorted(filter(None, written), key=lambda w: w[0])]
-        finish_folder(folder, parts, source=source, dtype=dtype)
+        changes = {**overrides, "dtype": dtype}
+        finish_folder(folder, parts, source=source, config_changes=changes)
     dist.barrier()

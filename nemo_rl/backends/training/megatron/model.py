@@ -5,6 +5,7 @@ Knows shapes, layouts and weight rules; no optimizer and no training step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nemo_rl.backends.platform.layer_spec import build_layer_spec
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.converters.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import canonical_name, rules_for
+from nemo_rl.converters.rules import WeightRule, canonical_name, rules_for
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows
 from nemo_rl.utils.exceptions import ConfigurationError
 
@@ -119,7 +120,7 @@ def build_model(
         parallel_output=True,
         share_embeddings_and_output_weights=spec.tied,
         position_embedding_type="rope",
-        rotary_base=int(spec.rope_theta),
+        rotary_base=spec.rope_theta,
         **scaling,
     )
     return model.to(platform.device), config
@@ -143,8 +144,9 @@ def rule_name(parameter: str, model: PolicyModel, spec: ModelSpec) -> str:
 def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
     """Fill this rank's parameters from safetensors, one tensor at a time.
 
-    Every source tensor of the model must belong to a rule and every parameter must be
-    filled; shapes are compared before anything is copied.
+    Every source tensor of the model must belong to a rule, with the shape that the
+    configuration implies, and every parameter must be filled. Every rank compares all
+    names and shapes before it copies anything.
 
     Raises:
         ConfigurationError: missing, surplus or misshapen tensors, all listed.
@@ -154,20 +156,15 @@ def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
     with HfWeights(folder) as weights:
         _check_names(weights, {n for r in rules.values() for n in r.hf}, spec, folder)
+        _check_shapes(weights, rules.values(), spec, folder)
         for name, parameter in model.named_parameters():
             rule = rules[rule_name(name, model, spec)]
             full = rule.transform.merge([weights.tensor(n) for n in rule.hf], spec)
             if isinstance(rule.transform, PadVocabulary):
                 full = pad_rows(full, spec.padded_vocab(tp_size))
+            # copy_ would broadcast: a part of another shape must not get that far.
             part = rule.shard.shard(full, tp_rank, tp_size)
-            if part.shape != parameter.shape:
-                found = {n: list(weights.shapes[n]) for n in rule.hf}
-                raise ConfigurationError(
-                    f"{folder}: {found} do not have the shape that config.json "
-                    f"declares: {name} of tensor-parallel rank {tp_rank} expects "
-                    f"{list(parameter.shape)}, got {list(part.shape)}"
-                )
-            parameter.copy_(part)
+            parameter.copy_(part.view(parameter.shape))
 
 
 def _check_names(
@@ -183,6 +180,22 @@ def _check_names(
             f"{folder}: the tensors do not match config.json (a {spec.family} of "
             f"{spec.num_layers} layers). Missing: {_some(missing)}. "
             f"Unexpected: {_some(surplus)}."
+        )
+
+
+def _check_shapes(
+    weights: HfWeights, rules: Iterable[WeightRule], spec: ModelSpec, folder: Path
+) -> None:
+    names = [name for rule in rules for name in rule.hf]
+    wrong = {
+        f"{name} is {list(weights.shapes[name])}, expected {list(spec.hf_shape(name))}"
+        for name in names
+        if weights.shapes[name] != spec.hf_shape(name)
+    }
+    if wrong:
+        raise ConfigurationError(
+            f"{folder}: tensors do not have the shape that config.json implies: "
+            f"{_some(wrong)}. Use the config.json that the weights were saved with."
         )
 
 

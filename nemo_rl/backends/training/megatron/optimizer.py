@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -32,10 +33,24 @@ def wrap_ddp(
         bucket_size=section.bucket_size,
     )
     wrapped = DistributedDataParallel(config, ddp, model)
+    _count_padding(wrapped)
     config.finalize_model_grads_func = _finalize
     if megatron.overlap_grad_reduce:
         config.no_sync_func = wrapped.no_sync
     return wrapped
+
+
+def _count_padding(model: DistributedDataParallel) -> None:
+    """Have a reshardable checkpoint keep the padding at the end of every bucket.
+
+    megatron-core 0.16.1 writes a bucket's parameters and its padding to the checkpoint
+    but leaves the padding out of the offset of the next bucket: with several padded
+    buckets, each after the first overwrites the end of the one before.
+    """
+    for buffer in [*model.buffers, *model.expert_parallel_buffers]:
+        buffer.numel_unpadded = buffer.numel
+        for bucket in buffer.buckets:
+            bucket.numel_unpadded = bucket.grad_data.numel()
 
 
 def _finalize(model: list[Any], num_tokens: Any = None, **kwargs: Any) -> None:
@@ -57,7 +72,8 @@ def build_optimizer(policy: PolicyConfig, model: DistributedDataParallel) -> Any
         adam_beta1=kwargs.betas[0],
         adam_beta2=kwargs.betas[1],
         adam_eps=kwargs.eps,
-        clip_grad=policy.max_grad_norm or 0.0,
+        # Without a bound the norm is still measured, and reported.
+        clip_grad=policy.max_grad_norm or math.inf,
         bf16=bf16,
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=policy.megatron_cfg.use_distributed_optimizer,

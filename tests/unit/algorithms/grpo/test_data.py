@@ -66,6 +66,20 @@ def test_equal_rewards_teach_nothing(leave_one_out, normalize):
     assert got == [0.0] * 8
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -7.3e5, 1e-9])
+@pytest.mark.parametrize("size", [3, 7, 16])
+def test_equal_rewards_leave_no_rounding_error_to_normalise(value, size):
+    kwargs = {"leave_one_out": True, "normalize": True}
+    assert advantages([value] * size, [0] * size, **kwargs) == [0.0] * size
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
+def test_normalised_advantages_know_no_unit(scale):
+    rewards = [0.0 * scale, 1.0 * scale, 5.0 * scale]
+    got = advantages(rewards, [0, 0, 0], normalize=True)
+    assert got == pytest.approx([-2 / sqrt(7), -1 / sqrt(7), 3 / sqrt(7)])
+
+
 @pytest.mark.parametrize("leave_one_out", [False, True])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_group_of_one_has_no_advantage(leave_one_out, normalize):

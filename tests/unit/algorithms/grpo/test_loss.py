@@ -5,7 +5,7 @@ Covers plain tensors; that the engine feeds them rightly is tests/functional's m
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 
 import pytest
 import torch
@@ -239,6 +239,12 @@ EVERYTHING = {
     "use_importance_sampling_correction": True,
     "ratio_clip_c": 3.0,
 }
+MAY_BE_BROKEN = [
+    "prev_logprobs",
+    "generation_logprobs",
+    "reference_policy_logprobs",
+    "advantages",
+]
 
 
 def random_batch(count=6, columns=9):
@@ -318,8 +324,41 @@ def test_everything_masked_gives_zero_with_a_finite_gradient(token_level, which)
     loss, metrics, grad = run(batch, cur, **fields)
     assert loss == 0.0
     assert (grad == 0).all()
+    # Another micro-batch decides the extremes.
+    assert (metrics.pop("ratio_max"), metrics.pop("ratio_min")) == (-inf, inf)
     assert all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
-    assert metrics["ratio_max"] == metrics["ratio_min"] == 1.0
+
+
+def test_extremes_are_those_of_valid_tokens():
+    batch = batch_of([[1.0, 1.0, 1.0]], mask=[[1.0, 1.0, 0.0]], prev_logprobs=prev(3))
+    _, metrics, _ = run(batch, ratios(1.5, 1.25, 1.0))
+    assert metrics["ratio_min"] == pytest.approx(1.25)
+    assert metrics["ratio_max"] == pytest.approx(1.5)
+
+
+@LEVELS
+@pytest.mark.parametrize("value", [float("nan"), -inf, inf])
+@pytest.mark.parametrize("name", ["cur", *MAY_BE_BROKEN])
+def test_what_is_masked_may_be_anything(token_level, value, name):
+    fields = {**EVERYTHING, "token_level_loss": token_level}
+    batch, cur = random_batch()
+    want = run(batch, cur, **fields)
+    values = batch | {"cur": cur}
+    masked = (batch["token_mask"] == 0) & (torch.arange(cur.shape[1]) > 0)
+    assert masked.any()
+    values[name] = values[name].masked_fill(masked, value)
+    cur = values.pop("cur")
+    got = run(values, cur, **fields)
+    assert got[:2] == want[:2]
+    assert torch.equal(got[2], want[2])
+
+
+def test_a_token_that_became_impossible_or_certain_keeps_the_gradient_finite():
+    far = [[-200.0, 0.0]]
+    batch = batch_of([[-1.0, -1.0]], prev_logprobs=[[0.0, -200.0]])
+    loss, metrics, grad = run(batch, rows(far))
+    assert torch.isfinite(torch.tensor(loss)) and torch.isfinite(grad).all()
+    assert all(torch.isfinite(torch.tensor(v)) for v in metrics.values())
 
 
 def test_batch_without_generation_logprobs_has_no_mismatch():

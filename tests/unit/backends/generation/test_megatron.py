@@ -120,8 +120,7 @@ def test_stop_token_ends_a_response_and_stays_in_it(source, free):
     batch, _, texts = free
     stops = (texts[0][3], texts[1][0], texts[2][7])
     params = replace(PARAMS, stop_token_ids=stops)
-    ignoring = replace(params, ignore_eos=True)
-    output, ignored = generate(source, (batch, params), (batch, ignoring))
+    (output,) = generate(source, (batch, params))
     expected = []
     for text in texts:
         hits = [i for i, token in enumerate(text) if token in stops]
@@ -132,8 +131,6 @@ def test_stop_token_ends_a_response_and_stays_in_it(source, free):
     assert (~output["truncated"]).tolist() == stopped
     # At the very last position a stop is a stop, not a cut.
     assert len(expected[2]) <= 8 and not output["truncated"][2]
-    assert responses(batch, ignored) == texts
-    assert ignored["truncated"].all()
 
 
 @pytest.mark.parametrize("layout", ["one", "tp2", "pp2"])

@@ -10,6 +10,7 @@ import importlib
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import torch
 import tests.functional.ranks  # noqa: F401 - installs the shim
 from nemo_rl.backends.platform import cpu_linear, cpu_rotary, cpu_shim
 from nemo_rl.backends.platform.cpu_adam import CpuFusedAdam
+from nemo_rl.backends.platform.cpu_norm import CpuRMSNorm
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a GPU: the shim does nothing"
@@ -43,6 +45,7 @@ def test_every_patch_has_a_test_here():
         "megatron.core.models.common.embeddings.rope_utils": test_patch_rotary,
         "megatron.core.tensor_parallel.layers": test_patch_linear,
         "megatron.core.tensor_parallel.random": test_patch_rng_state,
+        "megatron.core.transformer.torch_norm": test_patch_norm,
         "megatron.core.transformer.moe.moe_utils": test_patch_moe_utils,
         "megatron.core.transformer.moe.token_dispatcher": test_patch_token_dispatcher,
         "megatron.core.optimizer": test_patch_optimizer,
@@ -60,6 +63,26 @@ def test_patch_linear():
     layers = module("megatron.core.tensor_parallel.layers")
     patched = layers.linear_with_grad_accumulation_and_async_allreduce
     assert patched is cpu_linear.linear
+
+
+def test_patch_norm():
+    torch_norm = module("megatron.core.transformer.torch_norm")
+
+    def build(normalization):
+        config = types.SimpleNamespace(
+            normalization=normalization,
+            layernorm_zero_centered_gamma=False,
+            persist_layer_norm=False,
+            sequence_parallel=False,
+            memory_efficient_layer_norm=False,
+        )
+        return torch_norm.WrappedTorchNorm(config, 8, eps=0.25)
+
+    norm = build("RMSNorm")
+    assert isinstance(norm, CpuRMSNorm)
+    assert norm.weight.shape == (8,)
+    assert norm.eps == 0.25
+    assert isinstance(build("LayerNorm"), torch.nn.LayerNorm)
 
 
 def test_patch_rng_state():

@@ -55,5 +55,11 @@ def test_an_unknown_name_lists_the_known_ones(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(ConfigurationError, match="'aritmetic'.*no network.*arithmetic"):
+    with pytest.raises(ConfigurationError, match="'a/b'.*no network"):
+        load_dataset("a/b")
+    with pytest.raises(ConfigurationError, match="'squad'.*arithmetic.*no network"):
+        load_dataset("squad")
+    # A slip of the pen is not looked for on the hub, which may take half a minute.
+    with pytest.raises(ConfigurationError, match="aritmetic.*mean arithmetic?") as slip:
         load_dataset("aritmetic")
+    assert "no network" not in str(slip.value)

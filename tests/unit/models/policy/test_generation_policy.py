@@ -8,7 +8,7 @@ import torch
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
-from nemo_rl.utils.exceptions import ConfigurationError, TrainingError
+from nemo_rl.utils.exceptions import ConfigurationError, DataError, TrainingError
 from tests.fakes.workers import FakeWorkers
 from tests.functional.engines import policy_config
 
@@ -94,19 +94,41 @@ def test_attention_mask_may_stand_for_lengths():
 
 
 def test_sampling_parameters_come_from_the_configuration():
-    generator, workers = policy(
-        temperature=0.7, top_p=0.9, top_k=5, stop_strings=["x"], ignore_eos=True
-    )
+    generator, workers = policy(temperature=0.7, top_p=0.9, top_k=5, stop_strings=["x"])
     generator.generate(prompts(2))
     generator.generate(prompts(2), greedy=True)
     params, greedy = (calls[0][1] for _, calls in workers.calls)
     assert (params.temperature, params.top_p, params.top_k) == (0.7, 0.9, 5)
     assert (params.max_new_tokens, params.max_total_length) == (5, 64)
-    assert (params.stop_strings, params.ignore_eos) == (("x",), True)
+    assert params.stop_strings == ("x",)
     assert params.batch_size == 7
     assert params.stop_token_ids == (2,)
     assert greedy.temperature == 0.0
     assert greedy.top_p == 0.9
+
+
+@pytest.mark.parametrize("ids", [None, [4]])
+def test_ignore_eos_leaves_nothing_that_ends_a_response(ids):
+    generator, workers = policy(stop_token_ids=ids, stop_strings=["x"], ignore_eos=True)
+    generator.generate(prompts(2))
+    _, params = workers.calls[0][1][0]
+    assert (params.stop_token_ids, params.stop_strings) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("rows", "lengths"), [(0, []), (2, [2, 0]), (2, [-1, 2]), (2, [3, 2])]
+)
+def test_prompts_that_cannot_be_are_refused(rows, lengths):
+    generator, workers = policy()
+    data = BatchedDataDict(
+        {
+            "input_ids": torch.ones(rows, 2, dtype=torch.int64),
+            "input_lengths": torch.tensor(lengths, dtype=torch.int64),
+        }
+    )
+    with pytest.raises(DataError, match="at least one token"):
+        generator.generate(data)
+    assert not workers.calls
 
 
 @pytest.mark.parametrize(
@@ -125,6 +147,7 @@ def test_configured_stop_tokens_win_over_the_tokenizer(configured, used):
 def test_prompt_without_room_for_a_response_is_refused():
     generator, workers = policy()
     data = prompts(2)
+    data["input_ids"] = torch.ones(2, 64, dtype=torch.int64)
     data["input_lengths"] = torch.tensor([2, 64])
     with pytest.raises(
         ConfigurationError, match="64 tokens and policy.max_total.* at least 65"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -141,6 +143,31 @@ def test_policy_starts_one_worker_per_place_with_plain_arguments(source):
 
 
 @pytest.mark.parametrize(
+    ("content", "stops"),
+    [
+        ('{"eos_token_id": [5, 2, 7]}', (2, 5, 7)),
+        ('{"eos_token_id": 5}', (2, 5)),
+        ('{"eos_token_id": null}', (2,)),
+        ("{}", (2,)),
+    ],
+)
+def test_a_response_ends_at_any_token_the_model_was_released_with(
+    source, tmp_path, content, stops
+):
+    folder = shutil.copytree(source, tmp_path / "model")
+    (folder / "generation_config.json").write_text(content)
+    policy = Policy(FakeCluster(1), section(folder), Tokenizer())
+    assert policy.generation._params["stop_token_ids"] == stops
+
+
+def test_a_broken_generation_config_is_named(source, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "model")
+    (folder / "generation_config.json").write_text("[")
+    with pytest.raises(ConfigurationError, match="generation_config.json cannot be"):
+        Policy(FakeCluster(1), section(folder), Tokenizer())
+
+
+@pytest.mark.parametrize(
     ("world", "tp", "message"),
     [(3, 3, "tensor_model_parallel_size=3"), (8, 8, "tensor_model_parallel_size=8")],
 )
@@ -168,7 +195,8 @@ def test_policy_takes_a_section_a_recipe_or_an_object(source):
     for config in (section(source), whole, policy_config(model_name=str(source))):
         policy = Policy(FakeCluster(1), config)
         assert policy.config.model_name == str(source)
-        assert policy.generation._params["stop_token_ids"] == ()
+        # No tokenizer: what generation_config.json of the model says.
+        assert policy.generation._params["stop_token_ids"] == (2,)
 
 
 def test_megatron_policy_sorts_keywords_into_their_sections(source):
@@ -182,7 +210,7 @@ def test_megatron_policy_sorts_keywords_into_their_sections(source):
     )
     assert policy.config.megatron_cfg.tensor_model_parallel_size == 2
     assert policy.config.train_micro_batch_size == 1
-    with pytest.raises(ConfigurationError, match="tensor_paralel_size is not a field"):
+    with pytest.raises(ConfigurationError, match="mean tensor_model_paral"):
         MegatronPolicy(str(source), cluster=cluster, tensor_paralel_size=2)
 
 

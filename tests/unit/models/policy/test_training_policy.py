@@ -155,6 +155,15 @@ def test_train_combines_extremes_and_means_over_updates():
     assert metrics["r_max"] == 9.0
 
 
+def test_extremes_over_no_token_are_left_out():
+    none, some = float("-inf"), 9.0
+    losses = iter([[{"loss": 0.0, "r_max": none}], [{"loss": 1.0, "r_max": some}]])
+    trainer, _ = policy(reports(lambda rank: next(losses)), ParallelDims(1))
+    assert trainer.train(batch(8), loss_fn)["r_max"] == 9.0
+    trainer, _ = policy(reports(lambda rank: [{"loss": 0.0, "r_max": none}]))
+    assert "r_max" not in trainer.train(batch(8), loss_fn)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_loss_that_is_not_finite_stops_the_run(value):
     trainer, _ = policy(reports(lambda rank: [{"loss": value}]))
