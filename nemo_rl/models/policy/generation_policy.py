@@ -96,7 +96,7 @@ class GenerationPolicy:
             lengths = data["attention_mask"].sum(-1)
         if not len(ids) or int(lengths.min()) < 1 or int(lengths.max()) > ids.shape[1]:
             raise DataError(
-                f"prompts of {lengths.tolist()} tokens in a batch of {list(ids.shape)}: "
+                f"prompts of {lengths.tolist()} tokens in a batch {list(ids.shape)}: "
                 "each needs at least one token and no more than the batch is wide"
             )
         longest, limit = int(lengths.max()), self._params["max_total_length"]
