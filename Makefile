@@ -49,10 +49,10 @@ test: setup slurm-packages  ## the whole suite but slow and gpu tests
 	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-slow: setup slurm-packages  ## tests of more than half a minute
-	@$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS) || [ $$? = 5 ]  # none
 
 test-gpu: setup  ## tests that need a CUDA device
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+	@$(BIN)/python -m pytest -m gpu $(ARGS) || [ $$? = 5 ]  # none
 
 cov: override ARGS += --cov --cov-report=term
 cov: test  ## the suite of `make test`, with coverage (at least 85 %)

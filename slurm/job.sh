@@ -136,7 +136,6 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per
     "${CONTAINER_COMMAND[@]}" "$(choose_python)" -m nemo_rl.launch.node \
     --run-dir="$RUN_DIR" --attempt-dir="$ATTEMPT_DIR" --temp-root="${NEMO_RL_TMPDIR:-/tmp}" \
     --start-timeout="${NEMO_RL_START_TIMEOUT:-300}" \
-    --driver-module="${NEMO_RL_DRIVER_MODULE:-nemo_rl.launch.driver}" \
     "$RECIPE" "${OVERRIDES[@]}" "$@" &
 STEP_PID=$!
 watch_step &

@@ -62,6 +62,13 @@ class ModelSpec:
         """Smallest vocabulary size >= ``vocab_size`` that ``divisor`` divides."""
         return -(-self.vocab_size // divisor) * divisor
 
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that every token is multiplied with: no norms, no input embedding."""
+        attention = self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
+        per_layer = self.hidden_size * (attention + 3 * self.ffn_hidden_size)
+        return self.num_layers * per_layer + self.hidden_size * self.vocab_size
+
     def hf_shape(self, name: str) -> tuple[int, ...]:
         """Shape that the Hugging Face tensor ``name`` must have."""
         hidden, ffn = self.hidden_size, self.ffn_hidden_size

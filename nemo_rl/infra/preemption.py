@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import threading
 import time
@@ -15,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
-
-from nemo_rl.utils.exceptions import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +33,7 @@ class PreemptionFlag:
 
     Args:
         run_dir: the run's folder; None for no file.
-        must_save_by: "DD:HH:MM:SS" after `install`, when to save and stop
+        must_save_by_s: seconds after `install`, when to save and stop
             (`checkpointing.checkpoint_must_save_by`); None for no deadline.
         clock: seconds, for the deadline.
 
@@ -53,12 +50,12 @@ class PreemptionFlag:
         self,
         run_dir: Path | str | None = None,
         *,
-        must_save_by: str | None = None,
+        must_save_by_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare; nothing is watched before `install`."""
         self._file = Path(run_dir) / FILE_NAME if run_dir else None
-        self._allowed_s = parse_duration(must_save_by) if must_save_by else None
+        self._allowed_s = must_save_by_s
         self._clock = clock
         self._installed_at = clock()
         self._signal: int | None = None
@@ -129,18 +126,3 @@ class PreemptionFlag:
                 log.info("removed %s of an earlier start", self._file)
         except FileNotFoundError:
             return
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of "DD:HH:MM:SS".
-
-    Raises:
-        ConfigurationError: not of that form.
-    """
-    if not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text):
-        raise ConfigurationError(
-            f"checkpointing.checkpoint_must_save_by={text!r} is no duration. "
-            "Expected DD:HH:MM:SS, for example 00:03:45:00."
-        )
-    days, hours, minutes, seconds = map(int, text.split(":"))
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

@@ -121,7 +121,7 @@ class Agent(Watcher):
         )
 
     def _run_driver(self, address: str) -> int:
-        command = [sys.executable, "-m", self.options.driver_module]
+        command = [sys.executable, "-m", "nemo_rl.launch.driver"]
         command += [self.options.recipe, *self.options.overrides]
         command += [f"cluster.num_nodes={self.job.num_nodes}"]
         command += ["--run-dir", str(self.options.run_dir)]
@@ -214,7 +214,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--attempt-dir", type=Path, required=True)
     parser.add_argument("--temp-root", type=Path, default=Path("/tmp"))
     parser.add_argument("--start-timeout", type=float, default=300.0)
-    parser.add_argument("--driver-module", default="nemo_rl.launch.driver")
     return parser.parse_intermixed_args(argv)
 
 

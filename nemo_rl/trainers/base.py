@@ -281,7 +281,7 @@ class BaseTrainer:
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.
         self.preemption = PreemptionFlag(
             self.run_dir,
-            must_save_by=self.config.checkpointing.checkpoint_must_save_by,
+            must_save_by_s=self.config.checkpointing.must_save_by_s,
         ).install()
         self._teardown_steps.append(self.preemption.uninstall)
 

@@ -12,7 +12,7 @@ import pytest
 
 from nemo_rl.launch.hostlist import expand
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 RECIPE = "recipes/grpo_smollm2_cpu.sh"
 FINISHED = {"COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", "TIMEOUT"}

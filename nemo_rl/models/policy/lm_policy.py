@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nemo_rl.converters.model_spec import model_spec, read_hf_config
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import VirtualCluster
 from nemo_rl.infra.assets import resolve_model
+from nemo_rl.metrics.throughput import tflops_per_worker, training_flops
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.training_policy import TrainingPolicy
@@ -93,8 +95,20 @@ class Policy(PolicyInterface):
         return self.training.get_reference_logprobs(data)
 
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
-        """Update the weights; see ``TrainingPolicy.train``."""
-        return self.training.train(data, loss_fn)
+        """Update the weights; see ``TrainingPolicy.train``. Adds the model FLOPs."""
+        started = time.perf_counter()
+        metrics = self.training.train(data, loss_fn)
+        flops = training_flops(
+            data["input_lengths"].tolist(),
+            parameters=self.spec.matmul_parameters,
+            layers=self.spec.num_layers,
+            attention_width=self.spec.num_heads * self.spec.head_dim,
+        )
+        seconds = time.perf_counter() - started
+        metrics["train_tflops_per_worker"] = tflops_per_worker(
+            flops, seconds, self.dims.world_size
+        )
+        return metrics
 
     def refit(self) -> None:
         """Give the generator the trained weights: it shares them, nothing moves."""

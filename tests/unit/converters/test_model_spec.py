@@ -77,6 +77,18 @@ def test_shapes_are_those_that_transformers_writes(tmp_path, family, tied):
             assert spec.hf_shape(name) == shape, name
 
 
+def test_matmul_parameters_are_the_matrices_of_the_model(tmp_path):
+    models.save(tmp_path, "qwen3", tied=False)
+    spec = model_spec(read_hf_config(tmp_path))
+    with HfWeights(tmp_path) as weights:
+        sizes = [
+            shape[0] * shape[1]
+            for name, shape in weights.shapes.items()
+            if len(shape) == 2 and "embed_tokens" not in name
+        ]
+    assert spec.matmul_parameters == sum(sizes)
+
+
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_spec_of_what_transformers_writes(tmp_path, family):
     """config.json as the installed transformers saves it."""

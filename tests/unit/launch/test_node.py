@@ -13,7 +13,6 @@ def test_overrides_of_the_recipe_pass_through():
     options = parse([*FOLDERS, "x.yaml", "a.b=1", "c={d: e}"])
     assert (options.recipe, options.overrides) == ("x.yaml", ["a.b=1", "c={d: e}"])
     assert options.attempt_dir == Path("/r/attempts/1.0")
-    assert options.driver_module == "nemo_rl.launch.driver"
 
 
 def test_outside_a_job_it_says_what_to_run_instead(monkeypatch, capsys):

@@ -98,6 +98,7 @@ def test_policy_trains_in_two_updates_and_reports(life):
     assert metrics["num_updates"] == 2
     assert metrics["grad_norm"] > 0
     assert metrics["train_cpu_s"] >= 0
+    assert metrics["train_tflops_per_worker"] > 0
     assert metrics["peak_memory_gib_max"] > 0
     mask = grpo_batch()["token_mask"][:, 1:] * grpo_batch()["sample_mask"][:, None]
     assert metrics["global_valid_tokens"] == mask.sum().item()
