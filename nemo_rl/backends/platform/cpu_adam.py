@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch.optim import adam, adamw
 
 
 class CpuFusedAdam(torch.optim.Optimizer):
@@ -19,7 +20,7 @@ class CpuFusedAdam(torch.optim.Optimizer):
     Args:
         params: fp32 parameters or groups of them.
         lr: learning rate.
-        bias_correction: divide the moments by ``1 - beta**step``.
+        bias_correction: divide the moments by ``1 - beta**step``; must be on.
         betas: decay of the first and the second moment.
         eps: added to the root of the second moment.
         adam_w_mode: decoupled weight decay; False adds it to the gradient.
@@ -37,10 +38,11 @@ class CpuFusedAdam(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         **_: Any,
     ) -> None:
+        if not bias_correction:
+            raise ValueError("CpuFusedAdam always corrects the bias of the moments")
         self.adam_w_mode = adam_w_mode
         defaults = {
             "lr": lr,
-            "bias_correction": bias_correction,
             "betas": betas,
             "eps": eps,
             "weight_decay": weight_decay,
@@ -60,31 +62,26 @@ class CpuFusedAdam(torch.optim.Optimizer):
 
     def _step_group(self, group: dict[str, Any]) -> None:
         group["step"] = group.get("step", 0) + 1
-        beta1, beta2 = group["betas"]
-        corrected = group["bias_correction"]
-        correction1 = 1 - beta1 ** group["step"] if corrected else 1.0
-        correction2 = 1 - beta2 ** group["step"] if corrected else 1.0
         params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return
         for param in params:
             if not self.state[param]:
                 self.state[param]["exp_avg"] = torch.zeros_like(param.data)
                 self.state[param]["exp_avg_sq"] = torch.zeros_like(param.data)
-        grads = [p.grad for p in params]
-        first = [self.state[p]["exp_avg"] for p in params]
-        second = [self.state[p]["exp_avg_sq"] for p in params]
-        decay = group["weight_decay"]
-        if decay and self.adam_w_mode:
-            torch._foreach_mul_(params, 1 - group["lr"] * decay)
-        elif decay:
-            grads = torch._foreach_add(grads, params, alpha=decay)
-        torch._foreach_lerp_(first, grads, 1 - beta1)
-        torch._foreach_mul_(second, beta2)
-        torch._foreach_addcmul_(second, grads, grads, value=1 - beta2)
-        denominator = torch._foreach_div(second, correction2)
-        torch._foreach_sqrt_(denominator)
-        torch._foreach_add_(denominator, group["eps"])
-        torch._foreach_addcdiv_(
-            params, first, denominator, value=-group["lr"] / correction1
+        update = adamw.adamw if self.adam_w_mode else adam.adam
+        update(
+            params,
+            [p.grad for p in params],
+            [self.state[p]["exp_avg"] for p in params],
+            [self.state[p]["exp_avg_sq"] for p in params],
+            max_exp_avg_sqs=[],
+            # torch counts the step itself, in a tensor for each parameter.
+            state_steps=[torch.tensor(group["step"] - 1.0) for _ in params],
+            fused=True,
+            amsgrad=False,
+            maximize=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
         )

@@ -1,8 +1,8 @@
-"""Linear layers for the CPU: oneDNN's matrix product, and no more Python than needed.
+"""Linear layers for the CPU: the faster matrix product, and no more Python than needed.
 
-torch multiplies fp32 matrices with MKL, which keeps to half the vector width on CPUs of
-other makers; oneDNN, in the same wheel, uses what the CPU has. Knows tensors and one
-process group. ``cpu_shim`` puts ``linear`` in the place of Megatron's own.
+torch multiplies fp32 matrices with MKL, which keeps to AVX2 on CPUs of other makers;
+oneDNN, in the same wheel, uses AVX-512 where there is one, and is the slower of the two
+where there is none. Knows tensors and one process group. ``cpu_shim`` puts ``linear`` in the place of Megatron's own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from torch.nn import functional
 _WORTH_ONEDNN = 2**20
 """Multiplications of a product from which on oneDNN's call overhead is paid back."""
 
+_USE_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
+
 
 def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """``left @ right.T + bias``.
@@ -30,9 +35,9 @@ def matmul(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
         [M, N].
     """
     if (
-        left.dtype is torch.float32
+        _USE_ONEDNN
+        and left.dtype is torch.float32
         and left.numel() * right.shape[0] >= _WORTH_ONEDNN
-        and torch.backends.mkldnn.is_available()
     ):
         return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
     return functional.linear(left, right, bias)

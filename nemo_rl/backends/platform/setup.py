@@ -6,7 +6,6 @@ asks the returned ``Platform`` and never looks at the device itself.
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import importlib.util
 import random
@@ -20,7 +19,6 @@ import torch.distributed as dist
 from nemo_rl.distributed.rank import RankInfo
 from nemo_rl.utils.exceptions import ResourceError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -116,23 +114,10 @@ def _gpu_platform(rank: RankInfo) -> Platform:
     )
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step; elsewhere do nothing.
-
-    By default it gives the activations of every step back to the kernel, which then
-    clears the pages again: a tenth of a step's CPU time.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that glibc accepts
-
-
 def _cpu_platform(threads: int | None) -> Platform:
     from nemo_rl.backends.platform import cpu_shim
 
     cpu_shim.install()
-    keep_freed_memory()
     if threads is not None:
         torch.set_num_threads(threads)
     return Platform(

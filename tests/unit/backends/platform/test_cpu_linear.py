@@ -14,7 +14,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("rows", [1, 3, 400])
 @pytest.mark.parametrize("bias", [True, False])
-def test_matmul_equals_torch_below_and_above_the_threshold(rows, bias):
+@pytest.mark.parametrize("onednn", [True, False])
+def test_matmul_equals_torch_below_and_above_the_threshold(
+    monkeypatch, rows, bias, onednn
+):
+    monkeypatch.setattr(cpu_linear, "_USE_ONEDNN", onednn)
     x, weight = random(rows, 96), random(64, 96, seed=1)
     extra = random(64, seed=2) if bias else None
     want = functional.linear(x, weight, extra)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 
 import pytest
 import torch
@@ -72,24 +71,6 @@ def test_cpu_platform_switches_fused_kernels_off(joined):
     assert platform.layer_spec == "torch"
     assert platform.transformer_overrides["gradient_accumulation_fusion"] is False
     assert platform.transformer_overrides["use_cpu_initialization"] is True
-
-
-def _page_faults_of_a_second_allocation(rank):
-    import resource
-
-    setup(rank, threads=1)
-    for _ in range(5):  # the first ones find the sizes
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        tensors = [torch.ones(2**22) for _ in range(4)]  # 4 x 16 MiB
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-        del tensors
-    return faults
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a property of glibc")
-def test_freed_memory_is_used_again():
-    (faults,) = run_ranks(_page_faults_of_a_second_allocation, 1)
-    assert faults < 1000  # 16384 pages if the kernel had taken them back
 
 
 def test_peak_memory_is_that_of_this_process(joined):
