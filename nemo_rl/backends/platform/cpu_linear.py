@@ -2,7 +2,8 @@
 
 torch multiplies fp32 matrices with MKL, which keeps to AVX2 on CPUs of other makers;
 oneDNN, in the same wheel, uses AVX-512 where there is one, and is the slower of the two
-where there is none. Knows tensors and one process group. ``cpu_shim`` puts ``linear`` in the place of Megatron's own.
+where there is none. Knows tensors and one process group. ``cpu_shim`` puts ``linear``
+in the place of Megatron's own.
 """
 
 from __future__ import annotations
