@@ -2,7 +2,7 @@
 
 Every contender trains in its own process on the same model, prompts and token counts.
 The contenders take turns, one step each, and every turn is charged with the CPU time
-of the contender's whole process tree. See README.md in this folder.
+of the contender's whole process tree.
 """
 
 from __future__ import annotations

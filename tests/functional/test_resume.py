@@ -107,7 +107,7 @@ def rows(path: Path) -> list[dict]:
 
 def comparable(row: dict) -> dict:
     """A metrics row without what measures the machine."""
-    volatile = ("timing/", "tokens_per_s", "cpu_s", "peak_memory", "time")
+    volatile = ("timing/", "per_s", "tflops", "cpu_s", "peak_memory", "time")
     return {k: v for k, v in row.items() if not any(part in k for part in volatile)}
 
 
