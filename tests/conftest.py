@@ -24,7 +24,6 @@ MAY_BE_SKIPPED_IN_CI = (
     "mounting a tmpfs is not allowed here",
     "this machine does not allow mounting a tmpfs",
     "needs root to mount a small tmpfs",
-    "has not been converted on this machine",
     "this disk is nearly full",
     "there is a GPU",
     "is installed",

@@ -30,6 +30,15 @@ STEPS = 40
 HALF = 20
 
 
+REWARD = '''
+"""Share of right digits: a reward that differs within almost every group."""
+
+
+def score(prompt: str, response: str, answer: str) -> float:
+    return sum(a == b for a, b in zip(response, answer)) / len(answer)
+'''
+
+
 def _warm(_, folder):
     return str(tiny_task.make_model(folder, sft_steps=30))
 
@@ -65,8 +74,15 @@ def recipe_values(model: Path, steps: int = STEPS) -> dict:
             "loss_fn": {"reference_policy_kl_penalty": 0.05},
             "checkpointing": {"save_period": HALF, "metric_name": "val:accuracy"},
             "logger": {"save_rollouts": True},
+            "env": {"reward_fn": "graded:score"},
         },
     )
+
+
+def write(folder: Path, values: dict) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "graded.py").write_text(REWARD)
+    return write_recipe(folder, values)
 
 
 def kill_after_first_checkpoint(recipe: Path, run_dir: Path) -> None:
@@ -134,7 +150,7 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
 
 
 def test_resume_is_exact_to_the_bit(model, tmp_path):
-    recipe = write_recipe(tmp_path, recipe_values(model))
+    recipe = write(tmp_path, recipe_values(model))
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     succeed(recipe, straight)
     kill_after_first_checkpoint(recipe, broken)
@@ -148,6 +164,10 @@ def test_resume_is_exact_to_the_bit(model, tmp_path):
     assert want.keys() == got.keys()
     assert sum("exp_avg" in name for name in want) >= 2
     assert [name for name in want if not torch.equal(want[name], got[name])] == []
+    # It says nothing unless the second half still learns.
+    half = tensors(straight / f"checkpoints/step_{HALF:06d}")
+    moved = [name for name in want if not torch.equal(want[name], half[name])]
+    assert len(moved) == len(want)
     for rank in (0, 1):
         file = f"{last}/policy/generators/rank{rank:05d}.pt"
         one = torch.load(straight / file, weights_only=True)
@@ -169,7 +189,7 @@ def test_resume_is_exact_to_the_bit(model, tmp_path):
 
 def test_resume_under_another_layout_goes_on(model, tmp_path):
     values = recipe_values(model, steps=HALF)
-    recipe = write_recipe(tmp_path, values)
+    recipe = write(tmp_path, values)
     succeed(recipe, tmp_path / "run")
     more = merge(
         values,
@@ -178,19 +198,22 @@ def test_resume_under_another_layout_goes_on(model, tmp_path):
             "policy": {"megatron_cfg": {"tensor_model_parallel_size": 2}},
         },
     )
-    done = succeed(write_recipe(tmp_path, more), tmp_path / "run")
+    done = succeed(write(tmp_path, more), tmp_path / "run")
     assert f"after step {HALF}" in done.stdout
     steps = [r["step"] for r in rows(tmp_path / "run/logs/rollouts.jsonl")]
     assert max(steps) == HALF + 2
+    logged = rows(tmp_path / "run/logs/metrics.jsonl")
+    norms = [r["train/grad_norm"] for r in logged if "train/grad_norm" in r]
+    assert norms[-1] > 0
 
 
 def test_resume_refuses_another_models_checkpoint(model, tmp_path):
     values = recipe_values(model, steps=1)
     values["grpo"]["val_at_start"] = False
-    succeed(write_recipe(tmp_path, values), tmp_path / "run")
+    succeed(write(tmp_path, values), tmp_path / "run")
     (other,) = run_ranks(_other, 1, tmp_path / "other")
     changed = merge(values, {"policy": {"model_name": other}})
-    refused = run_driver(write_recipe(tmp_path, changed), tmp_path / "run")
+    refused = run_driver(write(tmp_path, changed), tmp_path / "run")
     assert refused.returncode == 2
     assert "base_weights" in refused.stderr and "Traceback" not in refused.stderr
 
