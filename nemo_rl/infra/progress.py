@@ -219,8 +219,10 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
-    if size >= 1e-3 or size == 0:
+    if size >= 1e-3:
         return f"{value:.4f}" if size < 1 else f"{value:.3f}"
+    if size < 1e-7:  # what is left of a sum that is zero
+        return "0.0000"
     return f"{value:.1e}"
 
 
