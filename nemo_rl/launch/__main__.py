@@ -30,15 +30,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", nargs="?", help="path or name of a recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes to the recipe; docs/configuration.md lists every key",
+    )
     parser.add_argument("--nodes", type=int, help="cluster.num_nodes")
     parser.add_argument("--time", help="cluster.time, as in 04:00:00")
-    parser.add_argument("--site", default=None, help="launch/<site>.env; local: here")
+    parser.add_argument(
+        "--site",
+        help="where: launch/<site>.env; local is this machine, without SLURM",
+    )
     parser.add_argument("--run-dir", type=Path, help="continue the run of this folder")
-    parser.add_argument("--dry-run", action="store_true", help="print, submit nothing")
-    parser.add_argument("--test-only", action="store_true", help="ask SLURM, as sbatch")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print configuration and job script"
+    )
+    parser.add_argument(
+        "--test-only", action="store_true", help="ask SLURM when it would start"
+    )
     parser.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
-    parser.add_argument("--wait", action="store_true", help="wait; exit as the job")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait and exit as the job does"
+    )
     parser.add_argument("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     if options.recipe and "=" in options.recipe:
