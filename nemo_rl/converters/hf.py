@@ -14,10 +14,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nemo_rl.converters.safetensors_stream import DTYPE_NAMES
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -73,6 +75,17 @@ class HfWeights:
     def tensor(self, name: str) -> Tensor:
         """Read one tensor as stored."""
         return self._owner[name].get_tensor(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype that the header declares; nothing is read."""
+        declared = self._owner[name].get_slice(name).get_dtype()
+        for dtype, spelling in DTYPE_NAMES.items():
+            if spelling == declared:
+                return dtype
+        raise ConfigurationError(
+            f"{self.folder}: {name} is {declared}, expected one of "
+            f"{', '.join(DTYPE_NAMES.values())}"
+        )
 
     def _files(self) -> list[Path]:
         index = self.folder / INDEX_NAME
@@ -194,10 +207,20 @@ def finish_folder(
             "weight_map": dict(sorted(weight_map.items())),
         }
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+    copy_companions(source, folder)
+    write_config(folder, config_changes)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy configuration and tokenizer from one folder to another."""
     for name in _COMPANIONS:
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
+
+
+def write_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change entries of ``config.json``; ``dtype`` has one spelling afterwards."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
-    config |= config_changes
+    config |= changes
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

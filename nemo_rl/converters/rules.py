@@ -15,7 +15,7 @@ from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.transforms import Identity, Shard, Transform
 from nemo_rl.utils.exceptions import ConfigurationError
 
-_TE_NAMES = {
+TE_NAMES = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
@@ -92,5 +92,5 @@ def canonical_name(parameter: str, layer_offset: int = 0) -> str:
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
     if match is None:
         return name
-    rest = _TE_NAMES.get(match[2], match[2])
+    rest = TE_NAMES.get(match[2], match[2])
     return f"decoder.layers.{int(match[1]) + layer_offset}.{rest}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.files import prepare_jsonl
+from nemo_rl.utils.files import prepare_jsonl
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_rl.infra.files import human_size
 from nemo_rl.infra.lock import Holder
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+from nemo_rl.utils.files import human_size
 
 KEY = "checkpointing.checkpoint_dir"
 

@@ -9,15 +9,14 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.files import fsync_path
 from nemo_rl.infra.manifest import STATE_NAME, Manifest, ManifestError, verify
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.files import fsync_path, remove_tree
 
 log = logging.getLogger(__name__)
 
@@ -140,19 +139,6 @@ def recover(directory: Path) -> None:
             continue
         log.info("removing %s, left by a run that was stopped", entry)
         remove_tree(entry)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder if it is there; one that cannot go is left with a warning.
-
-    (NFS keeps a file that somebody has open; the next start removes it.)
-    """
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error)
 
 
 def as_json(values: Mapping[str, Any]) -> dict[str, Any]:

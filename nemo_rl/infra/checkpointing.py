@@ -27,15 +27,8 @@ from nemo_rl.infra.checkpoint_folders import (
     find_newest,
     info_of,
     recover,
-    remove_tree,
     step_name,
     steps_in,
-)
-from nemo_rl.infra.files import (
-    fsync_path,
-    fsync_tree,
-    probe_folder,
-    write_json,
 )
 from nemo_rl.infra.lock import DirectoryLock
 from nemo_rl.infra.manifest import (
@@ -47,6 +40,13 @@ from nemo_rl.infra.manifest import (
 )
 from nemo_rl.infra.retention import metric_value, numbers, superfluous
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.files import (
+    fsync_path,
+    fsync_tree,
+    probe_folder,
+    remove_tree,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 

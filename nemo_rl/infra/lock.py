@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from nemo_rl.infra.files import write_json
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.files import write_json
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.files import sha256_of, write_json
+from nemo_rl.utils.files import sha256_of, write_json
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "trainer_state.json"

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from nemo_rl.infra.files import prepare_jsonl
+from nemo_rl.utils.files import prepare_jsonl
 from nemo_rl.utils.imports import require
 
 

@@ -27,7 +27,6 @@ from nemo_rl.infra.fingerprint import model_fingerprint
 from nemo_rl.infra.gpu_monitor import GpuMonitor
 from nemo_rl.infra.logging import LoggerFacade, setup_logger
 from nemo_rl.infra.preemption import PreemptionFlag
-from nemo_rl.infra.publish import publish_folder
 from nemo_rl.infra.resources import make_cluster, release_cluster
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.lm_policy import Policy
@@ -36,6 +35,7 @@ from nemo_rl.trainers.state import TrainResult, TrainState
 from nemo_rl.trainers.summary import run_facts, run_summary
 from nemo_rl.trainers.validation import ValidationResult, ValidationRunner
 from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.publish import publish_folder
 from nemo_rl.utils.timer import Timer
 
 log = logging.getLogger(__name__)

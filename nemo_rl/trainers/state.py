@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.files import write_json
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.files import write_json
 
 STATE_FORMAT = 1
 

@@ -26,6 +26,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 
+from nemo_rl.converters.dist_checkpoint import COMMON, read_index
 from nemo_rl.utils.exceptions import CheckpointError
 
 _SHARDING = {
@@ -49,6 +50,7 @@ _UNREADABLE = (
     TypeError,
     AttributeError,
     EOFError,
+    CheckpointError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
@@ -125,6 +127,7 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     try:
         with_optimizer = json.loads((path / _CONTENTS).read_text())["optimizer"]
         saved = optimizer if with_optimizer else None
+        _refuse_code(path / "weights")
         state = _read_weights(path / "weights", model, saved)
         generators = _read_generators(path / "generators")
     except _UNREADABLE as error:
@@ -143,6 +146,12 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     if generators is not None:
         _set_generators(generators)
     return state.get("common", {})
+
+
+def _refuse_code(weights: Path) -> None:
+    """Megatron unpickles two of its files as they are: look at them first."""
+    read_index(weights)
+    torch.load(weights / COMMON, weights_only=True)
 
 
 def _reason(error: BaseException) -> str:

@@ -5,7 +5,6 @@ Knows shapes, layouts and weight rules; no optimizer and no training step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from torch.nn.functional import silu
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform.layer_spec import build_layer_spec
 from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.converters.bridge import check_tensors
 from nemo_rl.converters.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import WeightRule, canonical_name, rules_for
+from nemo_rl.converters.rules import canonical_name, rules_for
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows
-from nemo_rl.utils.exceptions import ConfigurationError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -155,8 +154,7 @@ def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
     tp_rank = parallel_state.get_tensor_model_parallel_rank()
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
     with HfWeights(folder) as weights:
-        _check_names(weights, {n for r in rules.values() for n in r.hf}, spec, folder)
-        _check_shapes(weights, rules.values(), spec, folder)
+        check_tensors(weights, spec)
         for name, parameter in model.named_parameters():
             rule = rules[rule_name(name, model, spec)]
             full = rule.transform.merge([weights.tensor(n) for n in rule.hf], spec)
@@ -165,41 +163,3 @@ def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
             # copy_ would broadcast: a part of another shape must not get that far.
             part = rule.shard.shard(full, tp_rank, tp_size)
             parameter.copy_(part.view(parameter.shape))
-
-
-def _check_names(
-    weights: HfWeights, expected: set[str], spec: ModelSpec, folder: Path
-) -> None:
-    found = weights.names()
-    surplus = {n for n in found - expected if not n.endswith("rotary_emb.inv_freq")}
-    if spec.tied:
-        surplus.discard("lm_head.weight")
-    missing = expected - found
-    if missing or surplus:
-        raise ConfigurationError(
-            f"{folder}: the tensors do not match config.json (a {spec.family} of "
-            f"{spec.num_layers} layers). Missing: {_some(missing)}. "
-            f"Unexpected: {_some(surplus)}."
-        )
-
-
-def _check_shapes(
-    weights: HfWeights, rules: Iterable[WeightRule], spec: ModelSpec, folder: Path
-) -> None:
-    names = [name for rule in rules for name in rule.hf]
-    wrong = {
-        f"{name} is {list(weights.shapes[name])}, expected {list(spec.hf_shape(name))}"
-        for name in names
-        if weights.shapes[name] != spec.hf_shape(name)
-    }
-    if wrong:
-        raise ConfigurationError(
-            f"{folder}: tensors do not have the shape that config.json implies: "
-            f"{_some(wrong)}. Use the config.json that the weights were saved with."
-        )
-
-
-def _some(names: set[str], limit: int = 5) -> str:
-    listed = ", ".join(sorted(names)[:limit])
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{listed}{more}" if names else "none"

@@ -5,6 +5,7 @@ Covers fp32 on CPU with the distributed optimizer.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 
 import pytest
@@ -281,6 +282,24 @@ DAMAGE = {
     "empty-generators": lambda path: _cut(path / "generators" / "rank00000.pt", 0),
     "no-index": lambda path: (path / "weights" / "metadata.json").unlink(),
 }
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("evil code ran",))
+
+
+@pytest.mark.parametrize("file", [".metadata", "common.pt"])
+def test_a_checkpoint_runs_no_code_of_its_own(source, saved, tmp_path, capfd, file):
+    _, good = saved("one")
+    path = shutil.copytree(good, tmp_path / "evil")
+    if file == "common.pt":
+        torch.save(Evil(), path / "weights" / file)
+    else:
+        (path / "weights" / file).write_bytes(pickle.dumps(Evil()))
+    (answers,) = run_ranks(_load_all, 1, source, {"evil": path})
+    assert answers["evil"].startswith("CheckpointError: could not read")
+    assert "evil code ran" not in capfd.readouterr().out
 
 
 def test_damaged_checkpoints_say_so(source, saved, tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_rl.infra.publish import publish_folder
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.publish import publish_folder
 
 
 def names(folder):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from nemo_rl.infra.files import (
+from nemo_rl.utils.files import (
     cut_jsonl,
     human_size,
     prepare_jsonl,

@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def fsync_path(path: Path) -> None:
@@ -129,6 +133,19 @@ def prepare_jsonl(path: Path, resume_step: int | None) -> None:
 
 def _earlier(path: Path, number: int) -> Path:
     return path.with_name(f"{path.stem}.earlier-{number}{path.suffix}")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder if it is there; one that cannot go is left with a warning.
+
+    (NFS keeps a file that somebody has open; the next start removes it.)
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error)
 
 
 def probe_folder(directory: Path) -> None:

@@ -6,9 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from nemo_rl.infra.checkpoint_folders import remove_tree
-from nemo_rl.infra.files import fsync_path, fsync_tree
 from nemo_rl.utils.exceptions import CheckpointError
+from nemo_rl.utils.files import fsync_path, fsync_tree, remove_tree
 
 
 def publish_folder(final: Path, write: Callable[[Path], None]) -> Path:

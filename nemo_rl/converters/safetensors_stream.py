@@ -1,0 +1,129 @@
+"""Write safetensors shards tensor by tensor; no shard is ever held in memory.
+
+The header of a shard comes first and lists every tensor, so all names and shapes are
+given beforehand. Format: https://huggingface.co/docs/safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+"""dtypes of weights and their names in a header."""
+
+
+class SafetensorsStream:
+    """Tensors in a fixed order, in shards of at most ``shard_bytes``.
+
+    Args:
+        folder: existing folder.
+        tensors: (name, shape) of every tensor, in the order of ``add``.
+        dtype: of all of them.
+        shard_bytes: a shard ends before the tensor that would exceed it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tensors: Sequence[tuple[str, tuple[int, ...]]],
+        dtype: torch.dtype,
+        shard_bytes: int = 4 << 30,
+    ) -> None:
+        self.folder, self.dtype = folder, dtype
+        self._shards = _divide(tensors, dtype, shard_bytes)
+        self._coming = [
+            (s, item) for s, shard in enumerate(self._shards) for item in shard
+        ]
+        self._coming.reverse()
+        self._open = -1
+        self._file: BinaryIO | None = None
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Write the next tensor.
+
+        Raises:
+            ValueError: it is not the one that was announced.
+        """
+        shard, (expected, shape) = self._coming.pop()
+        if (name, tuple(tensor.shape), tensor.dtype) != (expected, shape, self.dtype):
+            raise ValueError(
+                f"{name} {list(tensor.shape)} {tensor.dtype} came where {expected} "
+                f"{list(shape)} {self.dtype} was announced"
+            )
+        if shard != self._open:
+            self._begin(shard)
+        assert self._file is not None
+        self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+
+    def close(self) -> dict[str, Any]:
+        """End the last shard; returns the shards for ``hf.finish_folder``.
+
+        Raises:
+            ValueError: announced tensors have not come.
+        """
+        self.abandon()
+        if self._coming:
+            raise ValueError(f"{len(self._coming)} tensors have not come")
+        shards = {
+            _file_name(number): [name for name, _ in shard]
+            for number, shard in enumerate(self._shards)
+        }
+        sizes = [_bytes(shape, self.dtype) for s in self._shards for _, shape in s]
+        return {"shards": shards, "bytes": sum(sizes)}
+
+    def abandon(self) -> None:
+        """Let go of the file; for a write that failed."""
+        if self._file is not None:
+            self._file.close()
+
+    def _begin(self, shard: int) -> None:
+        self.abandon()
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        start = 0
+        for name, shape in self._shards[shard]:
+            end = start + _bytes(shape, self.dtype)
+            header[name] = {
+                "dtype": DTYPE_NAMES[self.dtype],
+                "shape": list(shape),
+                "data_offsets": [start, end],
+            }
+            start = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._open = shard
+        self._file = open(self.folder / _file_name(shard), "xb")  # noqa: SIM115
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+
+def _divide(
+    tensors: Sequence[tuple[str, tuple[int, ...]]], dtype: torch.dtype, limit: int
+) -> list[list[tuple[str, tuple[int, ...]]]]:
+    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+    filled = 0
+    for name, shape in tensors:
+        size = _bytes(shape, dtype)
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, shape))
+        filled += size
+    return shards
+
+
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return torch.Size(shape).numel() * dtype.itemsize
+
+
+def _file_name(shard: int) -> str:
+    return f"shard-{shard:05d}.safetensors"

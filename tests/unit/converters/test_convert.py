@@ -1,0 +1,130 @@
+"""Conversions there and back, to the bit, and what they leave when they fail."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nemo_rl.converters import convert as module
+from nemo_rl.converters.convert import HF_PART, compare, convert, open_side
+from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+from tests.fakes import models
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "qwen3"
+    return models.save(folder, "qwen3", tied=True, layers=2, hidden=32)
+
+
+def tensors(folder):
+    found = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        found |= load_file(file)
+    return found
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_there_and_back_is_identical_to_the_bit(tmp_path, family, tied):
+    source = models.save(tmp_path / "a", family, tied=tied, layers=3, hidden=32)
+    convert(source, tmp_path / "b")
+    convert(tmp_path / "b", tmp_path / "c", shard_bytes=20_000)
+    want, got = tensors(source), tensors(tmp_path / "c")
+    want.pop("lm_head.weight") if tied and "lm_head.weight" in want else None
+    assert want.keys() == got.keys()
+    for name, value in want.items():
+        assert value.dtype == got[name].dtype and torch.equal(value, got[name]), name
+    assert len(list((tmp_path / "c").glob("model-*.safetensors"))) > 1
+    import transformers
+
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "c")
+    original = transformers.AutoModelForCausalLM.from_pretrained(source)
+    ids = torch.arange(3, 12)[None]
+    assert torch.equal(loaded(ids).logits, original(ids).logits)
+
+
+def test_another_dtype_rounds_once_and_is_declared(source, tmp_path):
+    convert(source, tmp_path / "b", dtype=torch.bfloat16)
+    config = json.loads((tmp_path / "b" / HF_PART / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    convert(tmp_path / "b", tmp_path / "c")
+    for name, value in tensors(source).items():
+        assert torch.equal(value.bfloat16(), tensors(tmp_path / "c")[name]), name
+
+
+def test_progress_counts_every_byte_that_is_written_and_compared(source, tmp_path):
+    counted = []
+    convert(source, tmp_path / "b", progress=counted.append)
+    _, spec = open_side(source)
+    assert sum(counted) == 2 * module.total_bytes(spec, torch.float32)
+
+
+def test_a_target_that_exists_is_left_alone(source, tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ConfigurationError, match="exists already"):
+        convert(source, tmp_path / "b")
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
+    source, tmp_path, monkeypatch
+):
+    free = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(CheckpointError, match="needs .* 1000 bytes free"):
+        convert(source, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_differs_gets_no_name(source, tmp_path, monkeypatch):
+    """As if the disk had changed a value after it was written."""
+    finish = module.DistCheckpointWriter.finish
+
+    def damage(self, common):
+        self._file.flush()
+        path = self.folder / self._FILE
+        data = bytearray(path.read_bytes())
+        place = next(p for i, p in self._places.items() if "word_emb" in i.fqn)
+        middle = place.offset + place.length // 2
+        data[middle] ^= 1
+        path.write_bytes(bytes(data))
+        finish(self, common)
+
+    monkeypatch.setattr(module.DistCheckpointWriter, "finish", damage)
+    with pytest.raises(CheckpointError, match=r"embed_tokens.weight|cannot read"):
+        convert(source, tmp_path / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_comparing_finds_one_bit_and_a_nan_equals_itself(source, tmp_path):
+    values = tensors(source)
+    name = "model.layers.1.mlp.down_proj.weight"
+    values[name][0, 0] = float("nan")
+    folder = tmp_path / "a"
+    models.save(folder, "qwen3", tied=True, layers=2, hidden=32)
+    save_file(values, folder / "model.safetensors", {"format": "pt"})
+    one, spec = open_side(folder)
+    compare(one, open_side(folder)[0], spec)
+    with pytest.raises(CheckpointError, match=f"{name} differs .* 1 of"):
+        compare(one, open_side(source)[0], spec)
+
+
+def test_a_checkpoint_without_configuration_asks_for_it(source, tmp_path):
+    convert(source, tmp_path / "b")
+    (tmp_path / "b" / HF_PART / "config.json").unlink()
+    with pytest.raises(ConfigurationError, match="--config FOLDER"):
+        convert(tmp_path / "b", tmp_path / "c")
+    convert(tmp_path / "b", tmp_path / "c", config=source)
+    assert torch.equal(
+        tensors(tmp_path / "c")["model.norm.weight"],
+        tensors(source)["model.norm.weight"],
+    )
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="nowhere is not a folder"):
+        convert(tmp_path / "nowhere", tmp_path / "b")
