@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,8 +51,19 @@ class Run:
             job = self.cluster.wait(self.number, FINISHED, timeout)
         except TimeoutError as error:
             pytest.fail(f"{error}\n{self.log()}")
-        assert job["JobState"] == "COMPLETED", self.log()
+        assert job["JobState"] == "COMPLETED", f"{self.log()}\n{self.evidence(job)}"
         return job
+
+    def evidence(self, job):
+        """What SLURM says of a job that did not complete."""
+        facts = {
+            key: job.get(key) for key in ("JobState", "Reason", "ExitCode", "Restarts")
+        }
+        printed = Path(job["StdOut"]).read_text(errors="replace")
+        log = (self.cluster.root / "log" / "slurmctld.log").read_text(errors="replace")
+        number = f"JobId={self.number}"
+        lines = [line for line in log.splitlines() if number in line or "node" in line]
+        return "\n".join([str(facts), printed[-2000:], *lines[-40:]])
 
 
 @pytest.fixture(scope="module")
