@@ -13,6 +13,7 @@ with its source before it gets its name, so what is there is complete and right.
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import sys
 import time
@@ -103,7 +104,7 @@ def _convert(options: argparse.Namespace) -> None:
         )
     config = options.config if to_hf else None
     side, spec = convert.open_side(options.source, config)
-    dtype = getattr(torch, options.dtype) if options.dtype else side.dtype
+    dtype = getattr(torch, options.dtype) if options.dtype else convert.dtype_of(side)
     size = convert.total_bytes(spec, dtype)
     weights = bridge.weights_of(spec)
     largest = max(torch.Size(w.shape).numel() for w in weights) * dtype.itemsize
@@ -140,7 +141,8 @@ def _verify(options: argparse.Namespace) -> None:
             f"{options.source} and {options.target} are models of different shapes: "
             f"{', '.join(names)}"
         )
-    with _progress(convert.total_bytes(spec, one.dtype)) as advance:
+    widest = max(one.dtypes, key=lambda dtype: dtype.itemsize)
+    with _progress(convert.total_bytes(spec, widest)) as advance:
         convert.compare(one, two, spec, progress=advance)
     print(f"equal: every element of {options.source} and {options.target}; {_memory()}")
 
@@ -162,7 +164,7 @@ def _inspect(options: argparse.Namespace) -> None:
         with HfWeights(options.source) as weights:
             for name, shape in weights.shapes.items():
                 dtype = weights.dtype(name)
-                size = _numel(shape) * dtype.itemsize
+                size = math.prod(shape) * dtype.itemsize
                 rows.append((name, shape, str(dtype), 1, size))
     width = max([len(row[0]) for row in rows], default=6)
     print(f"{'tensor':{width}}  {'shape':>20}  {'dtype':>8}  chunks  {'size':>10}")
@@ -173,13 +175,6 @@ def _inspect(options: argparse.Namespace) -> None:
             f"{key:{width}}  {shown:>20}  {kind:>8}  {chunks:6}  {human_size(size):>10}"
         )
     print(f"{len(rows)} tensors, {human_size(sum(row[-1] for row in rows))}")
-
-
-def _numel(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 @contextmanager

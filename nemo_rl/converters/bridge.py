@@ -62,7 +62,7 @@ class Side(Protocol):
     """A folder of weights of either kind."""
 
     folder: Path
-    dtype: torch.dtype
+    dtypes: set[torch.dtype]
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """The Hugging Face tensors of one weight, read now."""
@@ -80,7 +80,8 @@ class HfSide:
         self.folder, self.spec = folder, spec
         self.weights = HfWeights(folder)
         check_tensors(self.weights, spec)
-        self.dtype = self.weights.dtype(weights_of(spec)[0].rule.hf[0])
+        names = [name for weight in weights_of(spec) for name in weight.rule.hf]
+        self.dtypes = {self.weights.dtype(name) for name in names}
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """See ``Side``."""
@@ -99,7 +100,7 @@ class MegatronSide:
         self.checkpoint = DistCheckpoint(self.folder)
         weights = weights_of(spec)
         self._account(weights)
-        self.dtype = self.checkpoint.tensors[weights[0].key].dtype
+        self.dtypes = {self.checkpoint.tensors[w.key].dtype for w in weights}
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """See ``Side``."""

@@ -80,6 +80,21 @@ def config_of(folder: Path, config: Path | None) -> Path:
     )
 
 
+def dtype_of(side: Side) -> torch.dtype:
+    """The one dtype of a side.
+
+    Raises:
+        ConfigurationError: it has several; one of them would lose what others hold.
+    """
+    if len(side.dtypes) > 1:
+        names = sorted(str(dtype).removeprefix("torch.") for dtype in side.dtypes)
+        raise ConfigurationError(
+            f"{side.folder} holds {' and '.join(names)} tensors. Say which the result "
+            "shall have: --dtype float32 loses nothing."
+        )
+    return next(iter(side.dtypes))
+
+
 def total_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
     """Bytes of all weights."""
     sizes = (torch.Size(w.shape).numel() for w in weights_of(spec))
@@ -102,7 +117,7 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
         source: see ``open_side``.
         target: must not exist.
         config: see ``open_side``.
-        dtype: of the result; None keeps the source's.
+        dtype: of the result; None keeps the source's, if that is one.
         shard_bytes: size of a safetensors shard.
         verify: compare the result with the source before it gets its name.
         progress: called while weights are written and compared.
@@ -112,7 +127,7 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
             written or differs; nothing is left under the name of the target.
     """
     side, spec = open_side(source, config)
-    dtype = dtype or side.dtype
+    dtype = dtype or dtype_of(side)
     _check_room(target, total_bytes(spec, dtype))
     folder = source if isinstance(side, HfSide) else config_of(source, config)
 
@@ -123,11 +138,11 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
             part.mkdir()
             copy_companions(folder, part)
             write_config(part, {"dtype": str(dtype).removeprefix("torch.")})
-            written: Side = MegatronSide(temporary, spec) if verify else side
         else:
             _write_hf(side, spec, temporary, dtype, shard_bytes, folder, progress)
-            written = HfSide(temporary, spec) if verify else side
         if verify:
+            kind = MegatronSide if isinstance(side, HfSide) else HfSide
+            written = kind(temporary, spec)
             compare(side, written, spec, dtype=dtype, progress=progress)
 
     return publish_folder(target, write)

@@ -56,6 +56,19 @@ def test_another_dtype_rounds_once_and_is_declared(source, tmp_path):
         assert torch.equal(value.bfloat16(), tensors(tmp_path / "c")[name]), name
 
 
+def test_several_dtypes_are_not_rounded_to_one_in_silence(source, tmp_path):
+    values = tensors(source)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    values[name] = values[name].bfloat16()
+    folder = models.save(tmp_path / "a", "qwen3", tied=True, layers=2, hidden=32)
+    save_file(values, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigurationError, match="bfloat16 and float32 .*--dtype"):
+        convert(folder, tmp_path / "b")
+    convert(folder, tmp_path / "b", dtype=torch.float32)
+    convert(tmp_path / "b", tmp_path / "c")
+    assert torch.equal(tensors(tmp_path / "c")[name], values[name].float())
+
+
 def test_progress_counts_every_byte_that_is_written_and_compared(source, tmp_path):
     counted = []
     convert(source, tmp_path / "b", progress=counted.append)
