@@ -104,14 +104,18 @@ def _convert(options: argparse.Namespace) -> None:
         )
     config = options.config if to_hf else None
     side, spec = convert.open_side(options.source, config)
-    dtype = getattr(torch, options.dtype) if options.dtype else convert.dtype_of(side)
-    size = convert.total_bytes(spec, dtype)
+    dtype = getattr(torch, options.dtype) if options.dtype else None
     weights = bridge.weights_of(spec)
-    largest = max(torch.Size(w.shape).numel() for w in weights) * dtype.itemsize
+    dtypes = convert.dtypes_of(side, weights, dtype)
+    size = convert.total_bytes(weights, dtypes)
+    largest = max(
+        math.prod(w.shape) * d.itemsize for w, d in zip(weights, dtypes, strict=True)
+    )
+    names = sorted({str(d).removeprefix("torch.") for d in dtypes})
     print(
-        f"{spec.family}, {spec.num_layers} layers, {len(weights)} weights, "
-        f"{str(dtype).removeprefix('torch.')}: {human_size(size)} on disk, the largest "
-        f"weight {human_size(largest)}"
+        f"{spec.architecture}, {spec.num_layers} layers, {len(weights)} weights, "
+        f"{' and '.join(names)}: {human_size(size)} on disk, the largest weight "
+        f"{human_size(largest)}"
     )
     if options.dry_run:
         return
@@ -131,7 +135,7 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from nemo_rl.converters import convert
+    from nemo_rl.converters import bridge, convert
 
     one, spec = convert.open_side(options.source, options.config)
     two, other = convert.open_side(options.target, options.config)
@@ -141,9 +145,11 @@ def _verify(options: argparse.Namespace) -> None:
             f"{options.source} and {options.target} are models of different shapes: "
             f"{', '.join(names)}"
         )
-    widest = max(one.dtypes, key=lambda dtype: dtype.itemsize)
-    with _progress(convert.total_bytes(spec, widest)) as advance:
-        convert.compare(one, two, spec, progress=advance)
+    weights = bridge.weights_of(spec)
+    dtypes = convert.dtypes_of(one, weights, None)
+    with _progress(convert.total_bytes(weights, dtypes)) as advance:
+        plan = list(zip(weights, dtypes, strict=True))
+        convert.compare(one, two, plan, progress=advance)
     print(f"equal: every element of {options.source} and {options.target}; {_memory()}")
 
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from nemo_rl.converters.dist_checkpoint import INDEX, DistCheckpoint
+from nemo_rl.converters.families import rules_for
 from nemo_rl.converters.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import TE_NAMES, WeightRule, rules_for
+from nemo_rl.converters.rules import TE_NAMES, WeightRule
 from nemo_rl.converters.transforms import PadVocabulary
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
@@ -30,42 +31,89 @@ _CHECKPOINT_NAMES = {ours: te for te, ours in TE_NAMES.items()}
 class Weight:
     """A Megatron weight and where a distributed checkpoint keeps it.
 
+    Layers of one kind are stacked in one tensor, and so are experts: the tensor of a
+    weight is ``stacked[index]``, a part of the tensor ``key``.
+
     Attributes:
         rule: the Hugging Face tensors it is made of.
-        key: name in the checkpoint, without a layer number.
-        layer: its layer, None for a weight outside the layers.
-        shape: unpadded, without the dimension of layers.
+        key: name in the checkpoint.
+        shape: unpadded, without the stacked dimensions.
+        index: of layer and expert in the stack; empty where nothing is stacked.
+        stack: sizes of the stacked dimensions, as long as ``index``.
     """
 
     rule: WeightRule
     key: str
-    layer: int | None
     shape: tuple[int, ...]
+    index: tuple[int, ...] = ()
+    stack: tuple[int, ...] = ()
 
 
-def weights_of(spec: ModelSpec) -> list[Weight]:
-    """Every weight of a model, in the order of its layers."""
-    found = []
+def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
+    """Every weight of a model, in the order of its layers.
+
+    Args:
+        spec: the model.
+        stacked: layers are stacked, as Megatron does where they are all of one kind;
+            None for what it does with this model.
+    """
+    stacked = not spec.mixed if stacked is None else stacked
+    found: list[tuple[int, Weight]] = []
     for name, rule in rules_for(spec).items():
         match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
-        key, layer = name, None
+        layer = -1 if match is None else int(match[1])
+        place = (name, (), ())
         if match is not None:
-            layer = int(match[1])
-            key = f"decoder.layers.{_CHECKPOINT_NAMES.get(match[2], match[2])}"
-        parts = [torch.empty(spec.hf_shape(n), device="meta") for n in rule.hf]
+            place = _place(match[2], layer, spec, stacked=stacked)
+        parts = [torch.empty(spec.shape(d), device="meta") for d in rule.hf.values()]
         shape = tuple(rule.transform.merge(parts, spec).shape)
-        found.append(Weight(rule, key, layer, shape))
-    return sorted(found, key=lambda w: -1 if w.layer is None else w.layer)
+        found.append((layer, Weight(rule, place[0], shape, *place[1:])))
+    return [weight for _, weight in sorted(found, key=lambda item: item[0])]
+
+
+def _place(
+    name: str, layer: int, spec: ModelSpec, *, stacked: bool
+) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Key, index and stack of a layer's weight."""
+    # Experts are not fused with the norm before them, nor is a query without a rank.
+    if not (spec.has_experts(layer) and name == "pre_mlp_layernorm.weight") and not (
+        spec.mla is not None and name == "input_layernorm.weight"
+    ):
+        name = _CHECKPOINT_NAMES.get(name, name)
+    index, stack = (layer,), (spec.num_layers,)
+    prefix = "decoder.layers."
+    if not stacked:
+        index, stack, prefix = (), (), f"decoder.layers.{layer}."
+    expert = re.fullmatch(r"mlp\.experts\.(\d+)\.(.+)", name)
+    if expert is not None and spec.moe is not None:
+        name = f"mlp.experts.experts.{expert[2]}"
+        index, stack = (*index, int(expert[1])), (*stack, spec.moe.experts)
+    return prefix + name, index, stack
+
+
+def extra_states(weights: Iterable[Weight]) -> list[str]:
+    """Keys of the empty objects that Megatron keeps beside the weight of a linear."""
+    found = []
+    for weight in weights:
+        linear = weight.key.removesuffix(".weight")
+        if linear.split(".")[-1].startswith("linear_") and linear != weight.key:
+            index = ".".join(map(str, weight.index or (0,)))
+            stack = ".".join(map(str, weight.stack or (1,)))
+            found.append(f"{linear}._extra_state/shard_{index}_{stack}")
+    return found
 
 
 class Side(Protocol):
     """A folder of weights of either kind."""
 
     folder: Path
-    dtypes: set[torch.dtype]
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """The Hugging Face tensors of one weight, read now."""
+        ...
+
+    def dtypes(self, weight: Weight) -> list[torch.dtype]:
+        """The dtypes of ``parts``; nothing is read."""
         ...
 
 
@@ -80,12 +128,14 @@ class HfSide:
         self.folder, self.spec = folder, spec
         self.weights = HfWeights(folder)
         check_tensors(self.weights, spec)
-        names = [name for weight in weights_of(spec) for name in weight.rule.hf]
-        self.dtypes = {self.weights.dtype(name) for name in names}
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """See ``Side``."""
         return [self.weights.tensor(name) for name in weight.rule.hf]
+
+    def dtypes(self, weight: Weight) -> list[torch.dtype]:
+        """See ``Side``."""
+        return [self.weights.dtype(name) for name in weight.rule.hf]
 
 
 class MegatronSide:
@@ -98,14 +148,22 @@ class MegatronSide:
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         self.folder, self.spec = find_weights(folder), spec
         self.checkpoint = DistCheckpoint(self.folder)
-        weights = weights_of(spec)
+        numbered = re.compile(r"decoder\.layers\.\d+\.")
+        stacked = not any(numbered.match(key) for key in self.checkpoint.tensors)
+        weights = weights_of(spec, stacked=stacked)
+        self._places = {weight.rule.megatron: weight for weight in weights}
         self._account(weights)
-        self.dtypes = {self.checkpoint.tensors[w.key].dtype for w in weights}
 
     def parts(self, weight: Weight) -> list[Tensor]:
         """See ``Side``."""
-        full = self.checkpoint.read(weight.key, weight.layer)
+        place = self._places[weight.rule.megatron]
+        full = self.checkpoint.read(place.key, place.index)
         return weight.rule.transform.split(full, self.spec)
+
+    def dtypes(self, weight: Weight) -> list[torch.dtype]:
+        """See ``Side``."""
+        key = self._places[weight.rule.megatron].key
+        return [self.checkpoint.tensors[key].dtype] * len(weight.rule.hf)
 
     def _account(self, weights: list[Weight]) -> None:
         expected = {w.key for w in weights}
@@ -120,10 +178,9 @@ class MegatronSide:
         wrong = set()
         for weight in weights:
             shape = self.checkpoint.tensors[weight.key].shape
-            layers = () if weight.layer is None else (self.spec.num_layers,)
-            if not _fits(shape, (*layers, *weight.shape), weight):
-                expects = list((*layers, *weight.shape))
-                wrong.add(f"{weight.key} is {list(shape)}, expected {expects}")
+            expects = (*weight.stack, *weight.shape)
+            if not _fits(shape, expects, weight):
+                wrong.add(f"{weight.key} is {list(shape)}, expected {list(expects)}")
         if wrong:
             raise CheckpointError(
                 f"{self.folder}: tensors do not have the shape that config.json "
@@ -169,22 +226,27 @@ def check_tensors(weights: HfWeights, spec: ModelSpec) -> None:
     Raises:
         ConfigurationError: missing, surplus or misshapen tensors, all listed.
     """
-    expected = {name for rule in rules_for(spec).values() for name in rule.hf}
+    expected = {
+        name: spec.shape(dims)
+        for rule in rules_for(spec).values()
+        for name, dims in rule.hf.items()
+    }
     found = weights.names()
-    surplus = {n for n in found - expected if not n.endswith("rotary_emb.inv_freq")}
+    derived = "rotary_emb.inv_freq"
+    surplus = {n for n in found - set(expected) if not n.endswith(derived)}
     if spec.tied:
         surplus.discard("lm_head.weight")
-    missing = expected - found
+    missing = set(expected) - found
     if missing or surplus:
         raise ConfigurationError(
-            f"{weights.folder}: the tensors do not match config.json (a {spec.family} "
-            f"of {spec.num_layers} layers). Missing: {some(missing)}. "
-            f"Unexpected: {some(surplus)}."
+            f"{weights.folder}: the tensors do not match config.json "
+            f"(a {spec.architecture} of {spec.num_layers} layers). Missing: "
+            f"{some(missing)}. Unexpected: {some(surplus)}."
         )
     wrong = {
-        f"{name} is {list(weights.shapes[name])}, expected {list(spec.hf_shape(name))}"
-        for name in expected
-        if weights.shapes[name] != spec.hf_shape(name)
+        f"{name} is {list(weights.shapes[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if weights.shapes[name] != shape
     }
     if wrong:
         raise ConfigurationError(

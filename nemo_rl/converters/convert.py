@@ -6,9 +6,12 @@ and compared with the source before it gets its name.
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +21,15 @@ from nemo_rl.converters.bridge import (
     MegatronSide,
     Side,
     Weight,
+    extra_states,
     is_megatron,
     weights_of,
 )
 from nemo_rl.converters.dist_checkpoint import DistCheckpointWriter
+from nemo_rl.converters.families import model_spec
 from nemo_rl.converters.hf import copy_companions, finish_folder, write_config
-from nemo_rl.converters.model_spec import ModelSpec, model_spec, read_hf_config
+from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.safetensors_stream import SafetensorsStream
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import human_size
@@ -31,13 +37,8 @@ from nemo_rl.utils.publish import publish_folder
 
 HF_PART = "hf"
 """Folder in a converted checkpoint that keeps config.json and the tokenizer."""
-_LINEARS = (
-    "self_attention.linear_qkv",
-    "self_attention.linear_proj",
-    "mlp.linear_fc1",
-    "mlp.linear_fc2",
-)
-
+Plan = list[tuple[Weight, torch.dtype]]
+"""The weights of a model in their order, and the dtype that each is written in."""
 Progress = Callable[[int], None]
 """Called with the bytes of every weight that was written or compared."""
 
@@ -80,25 +81,43 @@ def config_of(folder: Path, config: Path | None) -> Path:
     )
 
 
-def dtype_of(side: Side) -> torch.dtype:
-    """The one dtype of a side.
+def dtypes_of(
+    side: Side, weights: list[Weight], dtype: torch.dtype | None
+) -> list[torch.dtype]:
+    """The dtype that each weight is written in.
+
+    Args:
+        side: where the weights come from.
+        weights: of the result.
+        dtype: asked for; None keeps every tensor's own.
 
     Raises:
-        ConfigurationError: it has several; one of them would lose what others hold.
+        ConfigurationError: tensors that become one have several dtypes; one of them
+            would lose what others hold.
     """
-    if len(side.dtypes) > 1:
-        names = sorted(str(dtype).removeprefix("torch.") for dtype in side.dtypes)
+    found: dict[str, set[torch.dtype]] = {}
+    chosen = []
+    for weight in weights:
+        own = side.dtypes(weight)
+        one = own[0] if dtype is None or weight.rule.keeps_dtype else dtype
+        found.setdefault(weight.key, set()).update(own if one is own[0] else {one})
+        chosen.append(one)
+    mixed = {key: dtypes for key, dtypes in found.items() if len(dtypes) > 1}
+    if mixed:
+        key, dtypes = next(iter(mixed.items()))
+        names = sorted(str(d).removeprefix("torch.") for d in dtypes)
         raise ConfigurationError(
-            f"{side.folder} holds {' and '.join(names)} tensors. Say which the result "
-            "shall have: --dtype float32 loses nothing."
+            f"{side.folder} holds {' and '.join(names)} tensors that become one, "
+            f"{key}. Say which dtype the result shall have: --dtype float32 loses "
+            "nothing."
         )
-    return next(iter(side.dtypes))
+    return chosen
 
 
-def total_bytes(spec: ModelSpec, dtype: torch.dtype) -> int:
+def total_bytes(weights: list[Weight], dtypes: list[torch.dtype]) -> int:
     """Bytes of all weights."""
-    sizes = (torch.Size(w.shape).numel() for w in weights_of(spec))
-    return sum(sizes) * dtype.itemsize
+    pairs = zip(weights, dtypes, strict=True)
+    return sum(math.prod(w.shape) * dtype.itemsize for w, dtype in pairs)
 
 
 def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
@@ -117,7 +136,7 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
         source: see ``open_side``.
         target: must not exist.
         config: see ``open_side``.
-        dtype: of the result; None keeps the source's, if that is one.
+        dtype: of the result; None keeps every tensor's own.
         shard_bytes: size of a safetensors shard.
         verify: compare the result with the source before it gets its name.
         progress: called while weights are written and compared.
@@ -127,51 +146,46 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
             written or differs; nothing is left under the name of the target.
     """
     side, spec = open_side(source, config)
-    dtype = dtype or dtype_of(side)
-    _check_room(target, total_bytes(spec, dtype))
+    weights = weights_of(spec)
+    dtypes = dtypes_of(side, weights, dtype)
+    _check_room(target, total_bytes(weights, dtypes))
+    plan = list(zip(weights, dtypes, strict=True))
+    changes = {"dtype": str(_prevalent(plan)).removeprefix("torch.")}
     folder = source if isinstance(side, HfSide) else config_of(source, config)
 
     def write(temporary: Path) -> None:
         if isinstance(side, HfSide):
-            _write_megatron(side, spec, temporary, dtype, progress)
+            _write_megatron(side, spec, temporary, plan, progress)
             part = temporary / HF_PART
             part.mkdir()
             copy_companions(folder, part)
-            write_config(part, {"dtype": str(dtype).removeprefix("torch.")})
+            write_config(part, changes)
         else:
-            _write_hf(side, spec, temporary, dtype, shard_bytes, folder, progress)
+            written = _write_hf(side, spec, temporary, plan, shard_bytes, progress)
+            finish_folder(temporary, [written], source=folder, config_changes=changes)
         if verify:
             kind = MegatronSide if isinstance(side, HfSide) else HfSide
-            written = kind(temporary, spec)
-            compare(side, written, spec, dtype=dtype, progress=progress)
+            compare(side, kind(temporary, spec), plan, progress=progress)
 
     return publish_folder(target, write)
 
 
-def compare(
-    one: Side,
-    two: Side,
-    spec: ModelSpec,
-    *,
-    dtype: torch.dtype | None = None,
-    progress: Progress = _ignore,
-) -> None:
+def compare(one: Side, two: Side, plan: Plan, *, progress: Progress = _ignore) -> None:
     """Read both sides from disk and compare every element.
 
     Args:
-        one: a side.
-        two: the other.
-        spec: the model of both.
-        dtype: convert to it first; None asks for equal dtypes as well.
+        one: a side; its tensors are converted to the plan's dtype first.
+        two: the other, which must have that dtype.
+        plan: the weights, and the dtype of each.
         progress: called after every weight.
 
     Raises:
         CheckpointError: an element differs; names the tensor and how many.
     """
-    for weight in weights_of(spec):
+    for weight, dtype in plan:
         pairs = zip(one.parts(weight), two.parts(weight), strict=True)
-        for name, (a, b) in zip(weight.rule.hf, pairs, strict=True):
-            left, right = (a, b) if dtype is None else (a.to(dtype), b.to(dtype))
+        for name, (a, right) in zip(weight.rule.hf, pairs, strict=True):
+            left = a.to(dtype)
             if left.dtype != right.dtype:
                 raise CheckpointError(
                     f"{name} is {left.dtype} in {one.folder} and {right.dtype} in "
@@ -192,24 +206,26 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
     return torch.equal(left.contiguous().view(kind), right.contiguous().view(kind))
 
 
+def _prevalent(plan: Plan) -> torch.dtype:
+    """The dtype of most elements."""
+    counts: Counter[torch.dtype] = Counter()
+    for weight, dtype in plan:
+        counts[dtype] += math.prod(weight.shape)
+    return counts.most_common(1)[0][0]
+
+
 def _write_megatron(
-    side: Side, spec: ModelSpec, folder: Path, dtype: torch.dtype, progress: Progress
+    side: Side, spec: ModelSpec, folder: Path, plan: Plan, progress: Progress
 ) -> None:
     writer = DistCheckpointWriter(folder)
     try:
-        for weight in weights_of(spec):
+        for weight, dtype in plan:
             parts = [part.to(dtype) for part in side.parts(weight)]
             full = weight.rule.transform.merge(parts, spec)
-            if weight.layer is None:
-                writer.add(weight.key, full)
-            else:
-                layers = spec.num_layers
-                writer.add(weight.key, full, layer=weight.layer, layers=layers)
+            writer.add(weight.key, full, weight.index, weight.stack)
             progress(full.nbytes)
-        for layer in range(spec.num_layers):
-            for linear in _LINEARS:
-                state = f"decoder.layers.{linear}._extra_state"
-                writer.add_nothing(f"{state}/shard_{layer}_{spec.num_layers}")
+        for name in extra_states([weight for weight, _ in plan]):
+            writer.add_nothing(name)
         writer.finish({})
     finally:
         writer.close()
@@ -219,24 +235,24 @@ def _write_hf(  # noqa: PLR0913
     side: Side,
     spec: ModelSpec,
     folder: Path,
-    dtype: torch.dtype,
+    plan: Plan,
     shard_bytes: int,
-    config: Path,
     progress: Progress,
-) -> None:
-    weights: list[Weight] = weights_of(spec)
-    names = [(name, spec.hf_shape(name)) for w in weights for name in w.rule.hf]
-    stream = SafetensorsStream(folder, names, dtype, shard_bytes)
+) -> dict[str, Any]:
+    names = [
+        (name, spec.shape(dims), dtype)
+        for weight, dtype in plan
+        for name, dims in weight.rule.hf.items()
+    ]
+    stream = SafetensorsStream(folder, names, shard_bytes)
     try:
-        for weight in weights:
+        for weight, dtype in plan:
             for name, part in zip(weight.rule.hf, side.parts(weight), strict=True):
                 stream.add(name, part.to(dtype))
                 progress(part.numel() * dtype.itemsize)
-        written = stream.close()
+        return stream.close()
     finally:
         stream.abandon()
-    changes = {"dtype": str(dtype).removeprefix("torch.")}
-    finish_folder(folder, [written], source=config, config_changes=changes)
 
 
 def _check_room(target: Path, size: int) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,31 +134,31 @@ class DistCheckpoint:
             for key, e in self._entries.items()
         }
 
-    def read(self, key: str, layer: int | None = None) -> Tensor:
-        """One tensor, or one layer of it (an index into the first dimension).
+    def read(self, key: str, index: tuple[int, ...] = ()) -> Tensor:
+        """A tensor, or the part ``tensor[index]`` of one.
 
         Raises:
             CheckpointError: a chunk is missing, damaged or not of its declared shape,
                 or the chunks do not cover the tensor exactly once.
         """
-        entry = self._entries[key]
-        shape = tuple(entry.size) if layer is None else tuple(entry.size[1:])
-        chunks = [c for c in entry.chunks if layer is None or _holds(c, layer)]
-        covered = sum(torch.Size(_inner(c.sizes, layer)).numel() for c in chunks)
-        if covered != torch.Size(shape).numel():
+        entry, depth = self._entries[key], len(index)
+        shape = tuple(entry.size[depth:])
+        chunks = [c for c in entry.chunks if _holds(c, index)]
+        covered = sum(math.prod(c.sizes[depth:]) for c in chunks)
+        if covered != math.prod(shape):
             raise CheckpointError(
                 f"{self.folder}: the chunks of {key} hold {covered} elements, expected "
-                f"{torch.Size(shape).numel()} of shape {list(shape)}"
+                f"{math.prod(shape)} of shape {list(shape)}"
             )
-        if len(chunks) == 1:
-            part = self._chunk(key, chunks[0])
-            return part if layer is None else part[layer - chunks[0].offsets[0]]
-        full = torch.empty(shape, dtype=entry.properties.dtype)
+        parts = []
         for chunk in chunks:
-            part = self._chunk(key, chunk)
-            part = part if layer is None else part[layer - chunk.offsets[0]]
-            offsets, sizes = _inner(chunk.offsets, layer), _inner(chunk.sizes, layer)
-            spans = zip(offsets, sizes, strict=True)
+            inner = tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))
+            parts.append(self._chunk(key, chunk)[inner])
+        if len(parts) == 1:
+            return parts[0]
+        full = torch.empty(shape, dtype=entry.properties.dtype)
+        for part, chunk in zip(parts, chunks, strict=True):
+            spans = zip(chunk.offsets[depth:], part.shape, strict=True)
             full[tuple(slice(o, o + s) for o, s in spans)] = part
         return full
 
@@ -184,12 +185,9 @@ class DistCheckpoint:
         return part
 
 
-def _holds(chunk: ChunkStorageMetadata, layer: int) -> bool:
-    return chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
-
-
-def _inner(values: Sequence[int], layer: int | None) -> tuple[int, ...]:
-    return tuple(values if layer is None else values[1:])
+def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
+    spans = zip(index, chunk.offsets, chunk.sizes, strict=False)
+    return all(offset <= i < offset + size for i, offset, size in spans)
 
 
 class DistCheckpointWriter:
@@ -207,18 +205,24 @@ class DistCheckpointWriter:
         self._entries: dict[str, Any] = {}
         self._places: dict[MetadataIndex, _StorageInfo] = {}
 
-    def add(self, key: str, tensor: Tensor, *, layer: int = 0, layers: int = 0) -> None:
-        """Write a whole tensor, or layer ``layer`` of ``layers`` of one.
+    def add(
+        self,
+        key: str,
+        tensor: Tensor,
+        index: tuple[int, ...] = (),
+        stack: tuple[int, ...] = (),
+    ) -> None:
+        """Write a whole tensor, or the part ``stacked[index]`` of one.
 
         Args:
             key: name in the checkpoint.
-            tensor: on the CPU; without the dimension of layers.
-            layer: which.
-            layers: how many there are; 0 for a tensor that has no layers.
+            tensor: on the CPU; without the stacked dimensions.
+            index: which part.
+            stack: sizes of the stacked dimensions, as long as ``index``.
         """
-        part = tensor[None] if layers else tensor
-        size = torch.Size((layers, *tensor.shape) if layers else tensor.shape)
-        offsets = torch.Size((layer if layers else 0, *[0] * (len(size) - 1)))
+        size = torch.Size((*stack, *tensor.shape))
+        offsets = torch.Size((*index, *[0] * tensor.dim()))
+        part = tensor.reshape(*[1] * len(stack), *tensor.shape)
         if key not in self._entries:
             properties = TensorProperties(dtype=tensor.dtype)
             self._entries[key] = TensorStorageMetadata(properties, size, [])

@@ -1,25 +1,31 @@
 """Weight rules: one line names a weight on both sides and says how to convert it.
 
 The same rules load Hugging Face weights into a training rank, export them from it and
-convert checkpoints on disk. A family is a module with a ``RULES`` list; add it to
-``_family_rules`` and to ``model_spec.FAMILIES``.
+convert checkpoints on disk. Which rules a model has is its family's matter.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.transforms import Identity, Shard, Transform
-from nemo_rl.utils.exceptions import ConfigurationError
 
 TE_NAMES = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
+    "self_attention.linear_q_up_proj.layer_norm_weight": (
+        "self_attention.q_layernorm.weight"
+    ),
+    "self_attention.linear_kv_up_proj.layer_norm_weight": (
+        "self_attention.kv_layernorm.weight"
+    ),
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
-"""Transformer Engine fuses two norms into the linear that follows them."""
+"""Transformer Engine fuses norms into the linear that follows them."""
 
 
 @dataclass(frozen=True)
@@ -27,70 +33,102 @@ class WeightRule:
     """One Megatron parameter and the Hugging Face tensors it is made of.
 
     Attributes:
-        megatron: parameter name with ``{layer}`` for the global layer number.
-        hf: Hugging Face names, in the order ``transform.merge`` takes them.
+        megatron: parameter name with ``{layer}`` for the global layer number and
+            ``{expert}`` for the expert's.
+        hf: Hugging Face name to the names of its dimensions (``ModelSpec.sizes``), in
+            the order ``transform.merge`` takes the tensors.
         shard: how tensor-parallel ranks divide the Megatron tensor.
         transform: exact conversion between the two sides.
+        layers: of which layers: all, only the dense ones, or those with experts.
+        keeps_dtype: never rounded; its dtype is its own, whatever the model's is.
     """
 
     megatron: str
-    hf: tuple[str, ...]
+    hf: Mapping[str, str]
     shard: Shard
     transform: Transform = Identity()  # noqa: RUF009 - stateless
+    layers: Literal["all", "dense", "experts"] = "all"
+    keeps_dtype: bool = False
 
-    def at(self, layer: int | None) -> WeightRule:
-        """The rule with the layer number filled in."""
+    def at(self, layer: int | None, expert: int | None = None) -> WeightRule:
+        """The rule with the numbers of layer and expert filled in."""
         if layer is None:
             return self
-        return WeightRule(
-            self.megatron.format(layer=layer),
-            tuple(name.format(layer=layer) for name in self.hf),
-            self.shard,
-            self.transform,
+        numbers = {"layer": layer, "expert": expert}
+        return replace(
+            self,
+            megatron=self.megatron.format(**numbers),
+            hf={name.format(**numbers): dims for name, dims in self.hf.items()},
+        )
+
+    def applies_to(self, spec: ModelSpec, layer: int) -> bool:
+        """Whether a layer has this weight."""
+        return self.layers == "all" or (
+            spec.has_experts(layer) == (self.layers == "experts")
         )
 
 
-def rules_for(spec: ModelSpec) -> dict[str, WeightRule]:
-    """All rules of a model, by Megatron parameter name with global layer numbers.
+def expand(rules: Iterable[WeightRule], spec: ModelSpec) -> dict[str, WeightRule]:
+    """Rules with every layer and expert filled in, by Megatron parameter name.
 
     Weights that tying makes a second name (the output layer of a tied model) have no
     rule of their own.
     """
-    rules: dict[str, WeightRule] = {}
-    for rule in _family_rules(spec):
+    found: dict[str, WeightRule] = {}
+    for rule in rules:
         if spec.tied and rule.megatron == "output_layer.weight":
             continue
-        layers: Iterable[int | None] = (
-            range(spec.num_layers) if "{layer}" in rule.megatron else (None,)
-        )
-        for layer in layers:
-            filled = rule.at(layer)
-            rules[filled.megatron] = filled
-    return rules
+        if "{layer}" not in rule.megatron:
+            found[rule.megatron] = rule
+            continue
+        experts: Iterable[int | None] = (None,)
+        if "{expert}" in rule.megatron and spec.moe is not None:
+            experts = range(spec.moe.experts)
+        for layer in range(spec.num_layers):
+            if rule.applies_to(spec, layer):
+                for expert in experts:
+                    filled = rule.at(layer, expert)
+                    found[filled.megatron] = filled
+    return found
 
 
-def _family_rules(spec: ModelSpec) -> list[WeightRule]:
-    from nemo_rl.converters import llama, qwen2, qwen3
+def matmul_parameters(rules: Mapping[str, WeightRule], spec: ModelSpec) -> int:
+    """Weights that every token is multiplied with: no norms, no input embedding.
 
-    families = {"llama": llama.RULES, "qwen2": qwen2.RULES, "qwen3": qwen3.RULES}
-    if spec.family not in families:
-        raise ConfigurationError(
-            f"no weight rules for model family {spec.family!r}; "
-            f"known: {', '.join(families)}"
-        )
-    return families[spec.family]
+    Of routed experts, those of one token count.
+    """
+    total = 0.0
+    for name, rule in rules.items():
+        share = 1.0
+        if spec.moe is not None and ".mlp.experts." in name:
+            share = spec.moe.top_k / spec.moe.experts
+        if name.startswith("embedding.") and not spec.tied:
+            continue
+        shapes = [spec.shape(dims) for dims in rule.hf.values()]
+        total += share * sum(math.prod(s) for s in shapes if len(s) == 2)
+    return round(total)
 
 
-def canonical_name(parameter: str, layer_offset: int = 0) -> str:
+def canonical_name(
+    parameter: str, layer_offset: int = 0, expert_offset: int = 0
+) -> str:
     """A rank's parameter name as the rules spell it.
 
     Args:
         parameter: name on the rank, e.g. ``module.decoder.layers.0.mlp...``.
         layer_offset: layers on earlier pipeline stages.
+        expert_offset: experts on earlier expert-parallel ranks.
     """
     name = re.sub(r"^(module\.)+", "", parameter)
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
     if match is None:
         return name
     rest = TE_NAMES.get(match[2], match[2])
+    # Experts one by one, or Transformer Engine's grouped ones.
+    one = re.fullmatch(r"mlp\.experts\.local_experts\.(\d+)\.(.+)", rest)
+    grouped = re.fullmatch(r"mlp\.experts\.(linear_fc\d\.weight)(\d+)", rest)
+    if one is not None:
+        rest = f"mlp.experts.{int(one[1]) + expert_offset}.{one[2]}"
+    elif grouped is not None:
+        rest = f"mlp.experts.{int(grouped[2]) + expert_offset}.{grouped[1]}"
     return f"decoder.layers.{int(match[1]) + layer_offset}.{rest}"

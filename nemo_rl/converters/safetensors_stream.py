@@ -7,6 +7,7 @@ given beforehand. Format: https://huggingface.co/docs/safetensors.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,8 @@ DTYPE_NAMES = {
     torch.bfloat16: "BF16",
 }
 """dtypes of weights and their names in a header."""
+Announced = tuple[str, tuple[int, ...], torch.dtype]
+"""Name, shape and dtype of a tensor that will come."""
 
 
 class SafetensorsStream:
@@ -28,20 +31,18 @@ class SafetensorsStream:
 
     Args:
         folder: existing folder.
-        tensors: (name, shape) of every tensor, in the order of ``add``.
-        dtype: of all of them.
+        tensors: (name, shape, dtype) of every tensor, in the order of ``add``.
         shard_bytes: a shard ends before the tensor that would exceed it.
     """
 
     def __init__(
         self,
         folder: Path,
-        tensors: Sequence[tuple[str, tuple[int, ...]]],
-        dtype: torch.dtype,
+        tensors: Sequence[Announced],
         shard_bytes: int = 4 << 30,
     ) -> None:
-        self.folder, self.dtype = folder, dtype
-        self._shards = _divide(tensors, dtype, shard_bytes)
+        self.folder = folder
+        self._shards = _divide(tensors, shard_bytes)
         self._coming = [
             (s, item) for s, shard in enumerate(self._shards) for item in shard
         ]
@@ -55,11 +56,11 @@ class SafetensorsStream:
         Raises:
             ValueError: it is not the one that was announced.
         """
-        shard, (expected, shape) = self._coming.pop()
-        if (name, tuple(tensor.shape), tensor.dtype) != (expected, shape, self.dtype):
+        shard, announced = self._coming.pop()
+        if (name, tuple(tensor.shape), tensor.dtype) != announced:
             raise ValueError(
-                f"{name} {list(tensor.shape)} {tensor.dtype} came where {expected} "
-                f"{list(shape)} {self.dtype} was announced"
+                f"{name} {list(tensor.shape)} {tensor.dtype} came where {announced} "
+                "was announced"
             )
         if shard != self._open:
             self._begin(shard)
@@ -76,10 +77,10 @@ class SafetensorsStream:
         if self._coming:
             raise ValueError(f"{len(self._coming)} tensors have not come")
         shards = {
-            _file_name(number): [name for name, _ in shard]
+            _file_name(number): [name for name, _, _ in shard]
             for number, shard in enumerate(self._shards)
         }
-        sizes = [_bytes(shape, self.dtype) for s in self._shards for _, shape in s]
+        sizes = [_bytes(item) for shard in self._shards for item in shard]
         return {"shards": shards, "bytes": sum(sizes)}
 
     def abandon(self) -> None:
@@ -91,10 +92,11 @@ class SafetensorsStream:
         self.abandon()
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         start = 0
-        for name, shape in self._shards[shard]:
-            end = start + _bytes(shape, self.dtype)
+        for item in self._shards[shard]:
+            name, shape, dtype = item
+            end = start + _bytes(item)
             header[name] = {
-                "dtype": DTYPE_NAMES[self.dtype],
+                "dtype": DTYPE_NAMES[dtype],
                 "shape": list(shape),
                 "data_offsets": [start, end],
             }
@@ -106,23 +108,22 @@ class SafetensorsStream:
         self._file.write(len(text).to_bytes(8, "little") + text)
 
 
-def _divide(
-    tensors: Sequence[tuple[str, tuple[int, ...]]], dtype: torch.dtype, limit: int
-) -> list[list[tuple[str, tuple[int, ...]]]]:
-    shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
+def _divide(tensors: Sequence[Announced], limit: int) -> list[list[Announced]]:
+    shards: list[list[Announced]] = [[]]
     filled = 0
-    for name, shape in tensors:
-        size = _bytes(shape, dtype)
+    for item in tensors:
+        size = _bytes(item)
         if shards[-1] and filled + size > limit:
             shards.append([])
             filled = 0
-        shards[-1].append((name, shape))
+        shards[-1].append(item)
         filled += size
     return shards
 
 
-def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    return torch.Size(shape).numel() * dtype.itemsize
+def _bytes(item: Announced) -> int:
+    _, shape, dtype = item
+    return math.prod(shape) * dtype.itemsize
 
 
 def _file_name(shard: int) -> str:

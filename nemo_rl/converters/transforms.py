@@ -2,18 +2,20 @@
 
 Each transform has ``merge`` (HF tensors to Megatron) and ``split`` (the way back);
 ``shard`` and ``unshard`` cut the Megatron tensor over tensor-parallel ranks. All are
-pure reshapes: no value changes, so a round trip is bit-identical.
+pure reshapes: no value changes, so a round trip is bit-identical. torch is imported
+where it is used: rules are read on login nodes as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from nemo_rl.converters.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Identity:
@@ -37,6 +39,8 @@ class MergeQkv:
 
     def merge(self, parts: Sequence[Tensor], spec: ModelSpec) -> Tensor:
         """(q, k, v) to [(h + 2 g) * head_dim, ...]."""
+        import torch
+
         groups, rest = spec.num_kv_heads, parts[0].shape[1:]
         grouped = [part.reshape(groups, -1, *rest) for part in parts]
         return torch.cat(grouped, dim=1).reshape(-1, *rest)
@@ -50,11 +54,28 @@ class MergeQkv:
         return [part.reshape(-1, *rest) for part in parts]
 
 
+class InterleaveQkv:
+    """All queries, then all keys, then all values in one tensor (Phi-3)."""
+
+    def merge(self, parts: Sequence[Tensor], spec: ModelSpec) -> Tensor:
+        """[q + k + v rows, ...] to Megatron's order."""
+        key = spec.sizes["key"]
+        return MergeQkv().merge(parts[0].split([spec.sizes["query"], key, key]), spec)
+
+    def split(self, full: Tensor, spec: ModelSpec) -> list[Tensor]:
+        """Megatron's order to [q + k + v rows, ...]."""
+        import torch
+
+        return [torch.cat(MergeQkv().split(full, spec))]
+
+
 class MergeGateUp:
     """Gate rows, then up rows, as Megatron's gated ``linear_fc1``."""
 
     def merge(self, parts: Sequence[Tensor], spec: ModelSpec) -> Tensor:
         """(gate, up) to [2 * ffn, hidden]."""
+        import torch
+
         return torch.cat(list(parts), dim=0)
 
     def split(self, full: Tensor, spec: ModelSpec) -> list[Tensor]:
@@ -78,12 +99,14 @@ class PadVocabulary:
         return [full[: spec.vocab_size]]
 
 
-Transform = Identity | MergeQkv | MergeGateUp | PadVocabulary
+Transform = Identity | MergeQkv | InterleaveQkv | MergeGateUp | PadVocabulary
 """Exact conversions between the two sides of a rule."""
 
 
 def pad_rows(full: Tensor, rows: int) -> Tensor:
     """Append zero rows up to ``rows``; the tensor itself where none are missing."""
+    import torch
+
     missing = rows - full.shape[0]
     if missing == 0:
         return full
@@ -104,6 +127,8 @@ class Shard:
 
     def shard(self, full: Tensor, rank: int, size: int) -> Tensor:
         """The part of tensor-parallel rank ``rank`` of ``size``."""
+        import torch
+
         if self.dim is None or size == 1:
             return full
         parts = [
@@ -114,6 +139,8 @@ class Shard:
 
     def unshard(self, parts: Sequence[Tensor]) -> Tensor:
         """Join the parts of all ranks, in rank order."""
+        import torch
+
         if self.dim is None or len(parts) == 1:
             return parts[0]
         blocks = zip(

@@ -12,7 +12,9 @@ from nemo_rl.backends.training.base import LossFunction
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.config.validation import validate_model_shape
-from nemo_rl.converters.model_spec import model_spec, read_hf_config
+from nemo_rl.converters.families import model_spec, rules_for
+from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.converters.rules import matmul_parameters
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import VirtualCluster
 from nemo_rl.infra.assets import resolve_model
@@ -100,7 +102,7 @@ class Policy(PolicyInterface):
         metrics = self.training.train(data, loss_fn)
         flops = training_flops(
             data["input_lengths"].tolist(),
-            parameters=self.spec.matmul_parameters,
+            parameters=matmul_parameters(rules_for(self.spec), self.spec),
             layers=self.spec.num_layers,
             attention_width=self.spec.num_heads * self.spec.head_dim,
         )

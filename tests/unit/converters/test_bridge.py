@@ -14,7 +14,8 @@ from nemo_rl.converters.bridge import (
     weights_of,
 )
 from nemo_rl.converters.dist_checkpoint import DistCheckpointWriter
-from nemo_rl.converters.model_spec import model_spec, read_hf_config
+from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.utils.exceptions import CheckpointError
 from tests.fakes import models
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from nemo_rl.converters.hf import HfWeights
-from nemo_rl.converters.model_spec import model_spec, read_hf_config
+from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
 

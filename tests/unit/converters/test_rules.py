@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
-from nemo_rl.converters import llama, qwen2, qwen3
-from nemo_rl.converters.model_spec import model_spec
-from nemo_rl.converters.rules import canonical_name, rules_for
+
+from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.families import rules_for
+from nemo_rl.converters.rules import canonical_name
 from nemo_rl.converters.transforms import COLUMN, REPLICATED, ROW, MergeQkv
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models

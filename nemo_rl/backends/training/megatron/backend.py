@@ -18,7 +18,9 @@ from torch import Tensor
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform import setup as setup_platform
 from nemo_rl.backends.training.base import Batch, EngineConfig, LossFunction
-from nemo_rl.converters.model_spec import ModelSpec, model_spec, read_hf_config
+from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.converters.model_spec import ModelSpec
 
 
 class MegatronBackend:

@@ -12,9 +12,9 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from nemo_rl.backends.training.megatron.model import PolicyModel, rule_name
+from nemo_rl.converters.families import rules_for
 from nemo_rl.converters.hf import HfShardWriter, finish_folder
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import rules_for
 
 
 @torch.no_grad()

@@ -19,9 +19,10 @@ from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform.layer_spec import build_layer_spec
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.converters.bridge import check_tensors
+from nemo_rl.converters.families import rules_for
 from nemo_rl.converters.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import canonical_name, rules_for
+from nemo_rl.converters.rules import canonical_name
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
