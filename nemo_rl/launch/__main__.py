@@ -2,6 +2,7 @@
 
     python -m nemo_rl.launch recipes/grpo_llama8b.yaml --nodes 16
     python -m nemo_rl.launch grpo_smollm2_cpu grpo.max_num_steps=20 --site local
+    nemo-rl convert --help    checkpoints to Hugging Face folders and back
 
 It needs no torch: a wrong size fails on the login node, not in the queue.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from nemo_rl.converters import cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
 from nemo_rl.launch.script import render
@@ -117,6 +119,9 @@ def _write(spec: JobSpec, root: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors are one paragraph and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "convert":
+        return cli.main(argv[1:], "nemo-rl convert")
     options = parse(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
     return driver.guarded(lambda: run(options), debug=debug)
