@@ -1,11 +1,11 @@
-"""Megatron's distributed checkpoints (torch_dist), one tensor at a time.
+"""Distributed checkpoints (Megatron's torch_dist, torch's DCP), a tensor at a time.
 
 Reads and writes them in one process, without a model and without torch.distributed.
 Knows keys, shapes and bytes; which key is which weight is ``bridge.py``'s matter.
 
 The format: ``.metadata``, a pickled index of torch.distributed.checkpoint; files in
-which every chunk of a tensor is a saved tensor of its own; ``common.pt``, small state;
-``metadata.json``, the name of the format.
+which every chunk of a tensor is a saved tensor of its own. Megatron adds ``common.pt``,
+small state, and ``metadata.json``, the name of the format.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import io
 import json
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -31,64 +31,16 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from nemo_rl.converters.dist_index import INDEX, read_index
 from nemo_rl.utils.exceptions import CheckpointError
 
-INDEX, COMMON, FORMAT = ".metadata", "common.pt", "metadata.json"
+COMMON, FORMAT = "common.pt", "metadata.json"
 _FORMAT = {
     "sharded_backend": "torch_dist",
     "sharded_backend_version": 1,
     "common_backend": "torch",
     "common_backend_version": 1,
 }
-_INDEX_MODULES = (
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.planner",
-)
-_INDEX_NAMES = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-    ("collections", "OrderedDict"),
-}
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    """Builds the classes of an index and nothing else: a pickle may run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(
-            getattr(torch, name, None), torch.dtype
-        )
-        known = module in _INDEX_MODULES and "." not in name
-        if dtype or known or (module, name) in _INDEX_NAMES:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def read_index(folder: Path) -> Metadata:
-    """The index of a checkpoint, read without running what it may hold.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged or no index.
-    """
-    path = folder / INDEX
-    try:
-        with open(path, "rb") as file:
-            index = _IndexUnpickler(file).load()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a Megatron checkpoint of the format torch_dist: it has "
-            f"no {INDEX}. Expected the folder that holds it, such as "
-            "checkpoints/step_000010/policy/weights."
-        ) from None
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a readable index: {error}") from None
-    except (ValueError, TypeError, LookupError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}") from None
-    if not isinstance(index, Metadata) or index.storage_data is None:
-        raise CheckpointError(f"{path} holds {type(index).__name__}, not an index")
-    return index
 
 
 @dataclass(frozen=True)
@@ -129,10 +81,26 @@ class DistCheckpoint:
             for key, entry in self._index.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata)
         }
+        self.objects = set(self._index.state_dict_metadata) - set(self._entries)
         self.tensors = {
             key: StoredTensor(tuple(e.size), e.properties.dtype, len(e.chunks))
             for key, e in self._entries.items()
         }
+
+    def grid(self, key: str) -> tuple[int, ...]:
+        """Pieces of a tensor along each dimension."""
+        chunks, depth = self._entries[key].chunks, len(self._entries[key].size)
+        return tuple(len({c.offsets[d] for c in chunks}) for d in range(depth))
+
+    def stored(self, key: str) -> Iterator[tuple[MetadataIndex, bytes]]:
+        """The pieces of an entry, tensor or object, as they lie on the disk.
+
+        Raises:
+            CheckpointError: a piece is missing.
+        """
+        for index, place in self._index.storage_data.items():
+            if index.fqn == key:
+                yield index, self._bytes(key, place)
 
     def read(self, key: str, index: tuple[int, ...] = ()) -> Tensor:
         """A tensor, or the part ``tensor[index]`` of one.
@@ -143,7 +111,7 @@ class DistCheckpoint:
         """
         entry, depth = self._entries[key], len(index)
         shape = tuple(entry.size[depth:])
-        chunks = [c for c in entry.chunks if _holds(c, index)]
+        chunks = [c for c in entry.chunks if _holds(c, index) and 0 not in c.sizes]
         covered = sum(math.prod(c.sizes[depth:]) for c in chunks)
         if covered != math.prod(shape):
             raise CheckpointError(
@@ -162,20 +130,31 @@ class DistCheckpoint:
             full[tuple(slice(o, o + s) for o, s in spans)] = part
         return full
 
-    def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
-        place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
+    def _bytes(self, key: str, place: _StorageInfo) -> bytes:
         path = self.folder / Path(place.relative_path).name
+        if getattr(place, "transform_descriptors", None):
+            raise CheckpointError(
+                f"{path}: {key} is stored as {', '.join(place.transform_descriptors)}, "
+                "expected tensors as they are. Save the checkpoint without extensions."
+            )
         try:
             with open(path, "rb") as file:
                 file.seek(place.offset)
-                saved = io.BytesIO(file.read(place.length))
+                data = file.read(place.length)
+        except OSError as error:
+            raise _unreadable(path, key, place, error) from None
+        if len(data) < place.length:
+            raise _unreadable(path, key, place, EOFError(f"only {len(data)} are there"))
+        return data
+
+    def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
+        place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
+        path = self.folder / Path(place.relative_path).name
+        saved = io.BytesIO(self._bytes(key, place))
+        try:
             part = torch.load(saved, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(
-                f"{path}: cannot read {place.length} bytes of {key} at "
-                f"{place.offset}: {reason}. The file may be cut or damaged."
-            ) from None
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise _unreadable(path, key, place, error) from None
         dtype = self._entries[key].properties.dtype
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
@@ -183,6 +162,16 @@ class DistCheckpoint:
                 f"{place.offset}, the index says {list(chunk.sizes)} {dtype}"
             )
         return part
+
+
+def _unreadable(
+    path: Path, key: str, place: _StorageInfo, error: Exception
+) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return CheckpointError(
+        f"{path}: cannot read {place.length} bytes of {key} at {place.offset}: "
+        f"{reason}. The file may be cut or damaged."
+    )
 
 
 def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
@@ -201,7 +190,7 @@ class DistCheckpointWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file = open(folder / self._FILE, "xb")  # noqa: SIM115 - closed in finish
+        self._files: dict[str, BinaryIO] = {}
         self._entries: dict[str, Any] = {}
         self._places: dict[MetadataIndex, _StorageInfo] = {}
 
@@ -220,39 +209,91 @@ class DistCheckpointWriter:
             index: which part.
             stack: sizes of the stacked dimensions, as long as ``index``.
         """
-        size = torch.Size((*stack, *tensor.shape))
-        offsets = torch.Size((*index, *[0] * tensor.dim()))
         part = tensor.reshape(*[1] * len(stack), *tensor.shape)
+        offsets = (*index, *[0] * tensor.dim())
+        self.add_chunk(key, part, offsets, (*stack, *tensor.shape))
+
+    def add_chunk(
+        self,
+        key: str,
+        part: Tensor,
+        offsets: tuple[int, ...],
+        size: tuple[int, ...],
+        file: str = _FILE,
+    ) -> None:
+        """Write a piece of a tensor.
+
+        Args:
+            key: name in the checkpoint.
+            part: on the CPU.
+            offsets: where it lies in the whole tensor.
+            size: of the whole tensor.
+            file: that it is written to.
+
+        Raises:
+            ValueError: size or dtype differ from those of an earlier piece.
+        """
         if key not in self._entries:
-            properties = TensorProperties(dtype=tensor.dtype)
-            self._entries[key] = TensorStorageMetadata(properties, size, [])
+            properties = TensorProperties(dtype=part.dtype)
+            self._entries[key] = TensorStorageMetadata(properties, torch.Size(size), [])
         entry = self._entries[key]
-        if entry.size != size or entry.properties.dtype != tensor.dtype:
-            raise ValueError(f"{key} changes its shape or dtype between its layers")
-        entry.chunks.append(ChunkStorageMetadata(offsets, part.shape))
+        if entry.size != torch.Size(size) or entry.properties.dtype != part.dtype:
+            raise ValueError(f"{key} changes its shape or dtype between its pieces")
+        start = torch.Size(offsets)
+        entry.chunks.append(ChunkStorageMetadata(start, part.shape))
         # A view would be saved with all of the storage behind it.
-        self._save(MetadataIndex(key, offsets), part.clone())
+        self._save(MetadataIndex(key, start), part.clone(), file)
 
     def add_nothing(self, key: str) -> None:
         """Write an empty object: the extra state of a layer that has none."""
         self._entries[key] = BytesStorageMetadata()
-        self._save(MetadataIndex(key), [None])  # one shard, which is empty
+        self._save(MetadataIndex(key), [None], self._FILE)  # one shard, empty
 
-    def _save(self, index: MetadataIndex, value: Any) -> None:
-        start = self._file.tell()
-        torch.save(value, self._file)
-        length = self._file.tell() - start
-        self._places[index] = _StorageInfo(self._FILE, start, length)
+    def add_again(self, key: str, other: str) -> None:
+        """A second name for a tensor that was written with ``add``; no second copy."""
+        self._entries[key] = self._entries[other]
+        offsets = torch.Size([0] * len(self._entries[other].size))
+        place = self._places[MetadataIndex(other, offsets)]
+        self._places[MetadataIndex(key, offsets)] = place
+
+    def copy(self, source: DistCheckpoint, key: str, file: str = _FILE) -> None:
+        """Copy an entry, tensor or object, piece by piece, as it lies on the disk."""
+        self._entries[key] = source._index.state_dict_metadata[key]
+        for index, data in source.stored(key):
+            handle = self._open(file)
+            self._places[index] = _StorageInfo(file, handle.tell(), len(data))
+            handle.write(data)
+
+    def _open(self, file: str) -> BinaryIO:
+        if file not in self._files:
+            self._files[file] = open(self.folder / file, "xb")  # noqa: SIM115
+        return self._files[file]
+
+    def _save(self, index: MetadataIndex, value: Any, file: str) -> None:
+        handle = self._open(file)
+        start = handle.tell()
+        torch.save(value, handle)
+        self._places[index] = _StorageInfo(file, start, handle.tell() - start)
 
     def finish(self, common: Mapping[str, Any]) -> None:
-        """Write index and small state; the checkpoint is then complete."""
-        self._file.close()
-        index = Metadata(self._entries, storage_data=self._places)
-        with open(self.folder / INDEX, "wb") as file:
-            pickle.dump(index, file)
+        """Write index and Megatron's small state; the checkpoint is then complete."""
+        self.finish_index()
         torch.save(dict(common), self.folder / COMMON)
         (self.folder / FORMAT).write_text(json.dumps(_FORMAT))
 
+    def finish_index(self, nested: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """Write the index alone, which completes a checkpoint of torch's DCP.
+
+        Args:
+            nested: where each key stands in the nested state dict that was saved.
+        """
+        self.close()
+        index = Metadata(self._entries, nested and dict(nested), self._places)
+        with open(self.folder / INDEX, "wb") as file:
+            pickle.dump(index, file)
+
     def close(self) -> None:
-        """Let go of the file; for a write that failed."""
-        self._file.close()
+        """Let go of the open files: they are complete, or the write failed."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()

@@ -6,16 +6,13 @@ That megatron-core reads them too is tests/functional/test_convert.py.
 from __future__ import annotations
 
 import os
-import pickle
 
 import pytest
 import torch
 
 from nemo_rl.converters.dist_checkpoint import (
-    INDEX,
     DistCheckpoint,
     DistCheckpointWriter,
-    read_index,
 )
 from nemo_rl.utils.exceptions import CheckpointError
 
@@ -31,7 +28,7 @@ def folder(tmp_path):
     writer = DistCheckpointWriter(path)
     writer.add("embedding", tensor(0, 7, 3))
     for layer in (1, 0):
-        writer.add("norm", tensor(1 + layer, 3), layer=layer, layers=2)
+        writer.add("norm", tensor(1 + layer, 3), (layer,), (2,))
     writer.add_nothing("linear._extra_state/shard_0_2")
     writer.add("half", tensor(5, 4).bfloat16())
     writer.finish({"updates": 3})
@@ -44,8 +41,8 @@ def test_tensors_and_layers_come_back(folder):
     assert shapes == {"embedding": (7, 3), "norm": (2, 3), "half": (4,)}
     assert checkpoint.tensors["half"].nbytes == 8
     assert torch.equal(checkpoint.read("embedding"), tensor(0, 7, 3))
-    assert torch.equal(checkpoint.read("norm", 0), tensor(1, 3))
-    assert torch.equal(checkpoint.read("norm", 1), tensor(2, 3))
+    assert torch.equal(checkpoint.read("norm", (0,)), tensor(1, 3))
+    assert torch.equal(checkpoint.read("norm", (1,)), tensor(2, 3))
     assert torch.equal(
         checkpoint.read("norm"), torch.stack([tensor(1, 3), tensor(2, 3)])
     )
@@ -62,56 +59,43 @@ def test_torch_reads_what_is_written(folder):
     assert torch.equal(state["norm"][1], tensor(2, 3))
 
 
-def test_chunks_that_torch_divides_are_joined(tmp_path):
+def test_chunks_of_several_files_are_joined(tmp_path):
     """As tensor-parallel ranks write them: two halves of each layer."""
-    from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
-
-    writer = DistCheckpointWriter(tmp_path)
     full = tensor(0, 2, 4, 3)
+    writer = DistCheckpointWriter(tmp_path)
     for layer in (0, 1):
-        writer.add("w", full[layer, :2], layer=layer, layers=2)
-        writer.add("w2", full[layer, 2:], layer=layer, layers=2)
-    entry, other = writer._entries["w"], writer._entries.pop("w2")
-    entry.size = torch.Size((2, 4, 3))
-    for chunk in other.chunks:
-        offsets = torch.Size((chunk.offsets[0], 2, 0))
-        entry.chunks.append(ChunkStorageMetadata(offsets, chunk.sizes))
-    for index in [i for i in writer._places if i.fqn == "w2"]:
-        moved = type(index)("w", torch.Size((index.offset[0], 2, 0)))
-        writer._places[moved] = writer._places.pop(index)
+        for rank in (0, 1):
+            part = full[layer : layer + 1, 2 * rank : 2 * rank + 2]
+            offsets, file = (layer, 2 * rank, 0), f"__{rank}_0.distcp"
+            writer.add_chunk("w", part, offsets, (2, 4, 3), file)
     writer.finish({})
     checkpoint = DistCheckpoint(tmp_path)
-    assert torch.equal(checkpoint.read("w", 1), full[1])
+    assert torch.equal(checkpoint.read("w", (1,)), full[1])
     assert torch.equal(checkpoint.read("w"), full)
+    assert checkpoint.grid("w") == (2, 2, 1)
+    assert len(list(tmp_path.glob("*.distcp"))) == 2
 
 
-def test_an_index_that_asks_for_more_is_not_run(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "ran"),))
+def test_entries_are_copied_as_they_lie(folder, tmp_path):
+    source, copy = DistCheckpoint(folder), tmp_path / "copy"
+    copy.mkdir()
+    writer = DistCheckpointWriter(copy)
+    (empty,) = source.objects
+    for key in ("norm", empty):
+        writer.copy(source, key)
+    writer.finish({})
+    result = DistCheckpoint(copy)
+    assert torch.equal(result.read("norm"), source.read("norm"))
+    assert dict(result.stored(empty)) == dict(source.stored(empty))
 
-    (tmp_path / INDEX).write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(
-        CheckpointError, match="not a readable index: it asks for posix"
-    ):
-        read_index(tmp_path)
-    assert not (tmp_path / "ran").exists()
 
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "has no .metadata"),
-        (b"", "not a readable index"),
-        (b"\x80\x04garbage", "index|damaged"),
-        (pickle.dumps({"a": 1}), "holds dict, not an index"),
-    ],
-)
-def test_what_is_no_index_says_so(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / INDEX).write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        DistCheckpoint(tmp_path)
+def test_a_second_name_takes_no_room(tmp_path):
+    writer = DistCheckpointWriter(tmp_path)
+    writer.add("embedding", tensor(0, 70, 30))
+    writer.add_again("output", "embedding")
+    writer.finish_index()
+    assert torch.equal(DistCheckpoint(tmp_path).read("output"), tensor(0, 70, 30))
+    assert (tmp_path / "__0_0.distcp").stat().st_size < 2 * 70 * 30 * 4
 
 
 def test_a_cut_file_names_the_tensor(folder):
@@ -123,20 +107,20 @@ def test_a_cut_file_names_the_tensor(folder):
 def test_a_missing_file_names_the_tensor(folder):
     (folder / "__0_0.distcp").unlink()
     with pytest.raises(CheckpointError, match="cannot read .* of norm"):
-        DistCheckpoint(folder).read("norm", 1)
+        DistCheckpoint(folder).read("norm", (1,))
 
 
 def test_a_missing_layer_is_counted(tmp_path):
     writer = DistCheckpointWriter(tmp_path)
-    writer.add("norm", tensor(0, 3), layer=0, layers=2)
+    writer.add("norm", tensor(0, 3), (0,), (2,))
     writer.finish({})
     with pytest.raises(CheckpointError, match="norm hold 0 elements, expected 3"):
-        DistCheckpoint(tmp_path).read("norm", 1)
+        DistCheckpoint(tmp_path).read("norm", (1,))
 
 
 def test_layers_must_agree(tmp_path):
     writer = DistCheckpointWriter(tmp_path)
-    writer.add("norm", tensor(0, 3), layer=0, layers=2)
+    writer.add("norm", tensor(0, 3), (0,), (2,))
     with pytest.raises(ValueError, match="norm changes its shape"):
-        writer.add("norm", tensor(0, 4), layer=1, layers=2)
+        writer.add("norm", tensor(0, 4), (1,), (2,))
     writer.close()
