@@ -11,6 +11,7 @@ import transformers
 
 from nemo_rl.converters.dcp import dcp_to_hf, hf_to_dcp
 from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.lora import lora_merge
 from tests.fakes import models
 from tests.functional.ranks import run_ranks
 
@@ -65,3 +66,99 @@ def test_fsdp_loads_what_is_written_and_what_it_saves_is_read(tmp_path, family):
     for name, value in contents(tmp_path / "back").items():
         assert torch.equal(after[name], value), name
         assert not torch.equal(before[name], value), name
+
+
+def _adapter(base, folder, dtype=torch.float32, **fields):
+    """A real peft adapter with random tensors; the model that it was trained in."""
+    peft = pytest.importorskip("peft", reason="peft comes with the extra dev")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    torch.manual_seed(3)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**fields)).eval()
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+LINEARS = {"r": 4, "lora_alpha": 6, "target_modules": "all-linear"}
+ADAPTERS = {
+    "plain": LINEARS,
+    "rslora": {**LINEARS, "use_rslora": True},
+    "patterns": {
+        **LINEARS,
+        "rank_pattern": {"q_proj": 2, r"layers.1.mlp.\w+": 8},
+        "alpha_pattern": {r"^model.layers.0.self_attn.v_proj": 3},
+    },
+    "saved": {
+        "r": 2,
+        "target_modules": ["o_proj"],
+        "modules_to_save": ["lm_head", "norm"],
+    },
+    "embedding": {"r": 2, "target_modules": ["embed_tokens", "lm_head"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_lora_is_merged_as_peft_merges_it(tmp_path, kind):
+    base = models.save(tmp_path / "base", "llama", layers=2, hidden=32)
+    wrapped = _adapter(base, tmp_path / "adapter", **ADAPTERS[kind])
+    assert lora_merge(base, tmp_path / "adapter", tmp_path / "out") == []
+    wrapped.merge_and_unload().save_pretrained(tmp_path / "peft")
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "peft")
+    before = contents(base)
+    assert ours.keys() == theirs.keys() == before.keys()
+    assert sum(not torch.equal(ours[n], before[n]) for n in ours) >= 2
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_lora_of_a_family_without_rules_and_with_transposed_weights(tmp_path):
+    """GPT-2 stores its linear layers as [in, out]."""
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 131}
+    config = transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    fields = {"r": 3, "target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True}
+    wrapped = _adapter(tmp_path / "base", tmp_path / "adapter", **fields)
+    lora_merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+    expected = wrapped.merge_and_unload().state_dict()
+    for name, value in contents(tmp_path / "out").items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["saved", "embedding"])
+def test_lora_of_a_tied_layer_gives_the_model_that_was_trained(tmp_path, kind):
+    """peft merges both names of the one tensor; the trained model had two."""
+    base = models.save(tmp_path / "base", "qwen2", tied=True, layers=2, hidden=32)
+    wrapped = _adapter(base, tmp_path / "adapter", **ADAPTERS[kind])
+    ids = torch.arange(12).reshape(1, 12)
+    with torch.no_grad():
+        expected = wrapped(ids).logits
+    (note,) = lora_merge(base, tmp_path / "adapter", tmp_path / "out")
+    assert "tie_word_embeddings is false" in note
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_lora_in_bfloat16_is_rounded_once(tmp_path):
+    full = models.save(tmp_path / "full", "llama", layers=2, hidden=32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        full, dtype=torch.bfloat16
+    )
+    model.save_pretrained(tmp_path / "base")
+    _adapter(tmp_path / "base", tmp_path / "adapter", torch.bfloat16, **LINEARS)
+    lora_merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+    # The same adapter on the same weights in float32, rounded at the end.
+    model.float().save_pretrained(tmp_path / "wide")
+    peft = pytest.importorskip("peft", reason="peft comes with the extra dev")
+    wide = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "wide")
+    wide = peft.PeftModel.from_pretrained(wide, tmp_path / "adapter").float()
+    expected = wide.merge_and_unload().state_dict()
+    for name, value in contents(tmp_path / "out").items():
+        assert value.dtype is torch.bfloat16
+        assert torch.equal(value, expected[name].bfloat16()), name
