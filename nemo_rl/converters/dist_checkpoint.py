@@ -2,18 +2,11 @@
 
 Reads and writes them in one process, without a model and without torch.distributed.
 Knows keys, shapes and bytes; which key is which weight is ``bridge.py``'s matter.
-
-The format: ``.metadata``, a pickled index of torch.distributed.checkpoint; files in
-which every chunk of a tensor is a saved tensor of its own; ``common.pt``, small state;
-``metadata.json``, the name of the format.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,74 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
     ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
-    TensorProperties,
     TensorStorageMetadata,
 )
 
+from nemo_rl.converters.archive import NOTHING, envelope, raw, saved_tensor
+from nemo_rl.converters.dist_index import INDEX, IndexBuilder, read_index
+from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
-
-INDEX, COMMON, FORMAT = ".metadata", "common.pt", "metadata.json"
-_FORMAT = {
-    "sharded_backend": "torch_dist",
-    "sharded_backend_version": 1,
-    "common_backend": "torch",
-    "common_backend_version": 1,
-}
-_INDEX_MODULES = (
-    "torch.distributed.checkpoint.metadata",
-    "torch.distributed.checkpoint.planner",
-)
-_INDEX_NAMES = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
-    ("collections", "OrderedDict"),
-}
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    """Builds the classes of an index and nothing else: a pickle may run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        dtype = module == "torch" and isinstance(
-            getattr(torch, name, None), torch.dtype
-        )
-        known = module in _INDEX_MODULES and "." not in name
-        if dtype or known or (module, name) in _INDEX_NAMES:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def read_index(folder: Path) -> Metadata:
-    """The index of a checkpoint, read without running what it may hold.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged or no index.
-    """
-    path = folder / INDEX
-    try:
-        with open(path, "rb") as file:
-            index = _IndexUnpickler(file).load()
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a Megatron checkpoint of the format torch_dist: it has "
-            f"no {INDEX}. Expected the folder that holds it, such as "
-            "checkpoints/step_000010/policy/weights."
-        ) from None
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a readable index: {error}") from None
-    except (ValueError, TypeError, LookupError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}") from None
-    if not isinstance(index, Metadata) or index.storage_data is None:
-        raise CheckpointError(f"{path} holds {type(index).__name__}, not an index")
-    return index
 
 
 @dataclass(frozen=True)
@@ -124,6 +59,7 @@ class DistCheckpoint:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._index = read_index(self.folder)
+        self._files: dict[Path, MappedFile] = {}
         self._entries: dict[str, TensorStorageMetadata] = {
             key: entry
             for key, entry in self._index.state_dict_metadata.items()
@@ -144,50 +80,90 @@ class DistCheckpoint:
         entry, depth = self._entries[key], len(index)
         shape = tuple(entry.size[depth:])
         chunks = [c for c in entry.chunks if _holds(c, index)]
-        covered = sum(math.prod(c.sizes[depth:]) for c in chunks)
+        self._check_cover(
+            key, shape, [(c.offsets[depth:], c.sizes[depth:]) for c in chunks]
+        )
+        if len(chunks) == 1:
+            return self._chunk(key, chunks[0])[_inner(chunks[0], index)]
+        full = torch.empty(shape, dtype=entry.properties.dtype)
+        for chunk in chunks:
+            spans = zip(chunk.offsets[depth:], chunk.sizes[depth:], strict=True)
+            part = self._chunk(key, chunk)[_inner(chunk, index)]
+            full[tuple(slice(o, o + s) for o, s in spans)] = part
+            self._release(key, chunk)
+        return full
+
+    def release(self, key: str, index: tuple[int, ...] = ()) -> None:
+        """Give back the memory of what was read; it may be read again."""
+        for chunk in self._entries[key].chunks:
+            if _holds(chunk, index):
+                self._release(key, chunk)
+
+    def _check_cover(self, key: str, shape: tuple[int, ...], boxes: list[Any]) -> None:
+        """Raise unless boxes of (offsets, sizes) fill a shape exactly once."""
+        covered = sum(math.prod(sizes) for _, sizes in boxes)
         if covered != math.prod(shape):
             raise CheckpointError(
                 f"{self.folder}: the chunks of {key} hold {covered} elements, expected "
                 f"{math.prod(shape)} of shape {list(shape)}"
             )
-        parts = []
-        for chunk in chunks:
-            inner = tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))
-            parts.append(self._chunk(key, chunk)[inner])
-        if len(parts) == 1:
-            return parts[0]
-        full = torch.empty(shape, dtype=entry.properties.dtype)
-        for part, chunk in zip(parts, chunks, strict=True):
-            spans = zip(chunk.offsets[depth:], part.shape, strict=True)
-            full[tuple(slice(o, o + s) for o, s in spans)] = part
-        return full
+        for number, (offsets, sizes) in enumerate(boxes):
+            for other, extent in boxes[:number]:
+                spans = zip(offsets, sizes, other, extent, strict=True)
+                if all(o < q + e and q < o + s for o, s, q, e in spans):
+                    raise CheckpointError(
+                        f"{self.folder}: chunks of {key} at {list(other)} and "
+                        f"{list(offsets)} overlap"
+                    )
+
+    def _place(self, key: str, chunk: ChunkStorageMetadata) -> tuple[Path, int, int]:
+        try:
+            place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
+            name, start, length = place.relative_path, place.offset, place.length
+        except (KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.folder / INDEX} does not say where {key} at "
+                f"{list(chunk.offsets)} lies: {error!r}"
+            ) from None
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{self.folder / INDEX} names {name!r}, which is not a file of its "
+                "folder"
+            )
+        return self.folder / name, start, length
 
     def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
-        place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
-        path = self.folder / Path(place.relative_path).name
+        path, start, length = self._place(key, chunk)
         try:
-            with open(path, "rb") as file:
-                file.seek(place.offset)
-                saved = io.BytesIO(file.read(place.length))
-            part = torch.load(saved, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if path not in self._files:
+                self._files[path] = MappedFile(path)
+            part = saved_tensor(self._files[path], start, length)
+        except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: cannot read {place.length} bytes of {key} at "
-                f"{place.offset}: {reason}. The file may be cut or damaged."
+                f"{path}: cannot read {length} bytes of {key} at {start}: {error}. The "
+                "file may be cut or damaged."
             ) from None
         dtype = self._entries[key].properties.dtype
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
                 f"{path}: {key} holds {list(part.shape)} {part.dtype} at "
-                f"{place.offset}, the index says {list(chunk.sizes)} {dtype}"
+                f"{start}, the index says {list(chunk.sizes)} {dtype}"
             )
         return part
+
+    def _release(self, key: str, chunk: ChunkStorageMetadata) -> None:
+        path, start, length = self._place(key, chunk)
+        if path in self._files:
+            self._files[path].release(start, length)
 
 
 def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
     spans = zip(index, chunk.offsets, chunk.sizes, strict=False)
     return all(offset <= i < offset + size for i, offset, size in spans)
+
+
+def _inner(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))
 
 
 class DistCheckpointWriter:
@@ -202,8 +178,7 @@ class DistCheckpointWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file = open(folder / self._FILE, "xb")  # noqa: SIM115 - closed in finish
-        self._entries: dict[str, Any] = {}
-        self._places: dict[MetadataIndex, _StorageInfo] = {}
+        self._index = IndexBuilder()
 
     def add(
         self,
@@ -219,39 +194,26 @@ class DistCheckpointWriter:
             tensor: on the CPU; without the stacked dimensions.
             index: which part.
             stack: sizes of the stacked dimensions, as long as ``index``.
+
+        Raises:
+            ValueError: parts of one tensor differ, or a part comes twice.
         """
-        size = torch.Size((*stack, *tensor.shape))
-        offsets = torch.Size((*index, *[0] * tensor.dim()))
-        part = tensor.reshape(*[1] * len(stack), *tensor.shape)
-        if key not in self._entries:
-            properties = TensorProperties(dtype=tensor.dtype)
-            self._entries[key] = TensorStorageMetadata(properties, size, [])
-        entry = self._entries[key]
-        if entry.size != size or entry.properties.dtype != tensor.dtype:
-            raise ValueError(f"{key} changes its shape or dtype between its layers")
-        entry.chunks.append(ChunkStorageMetadata(offsets, part.shape))
-        # A view would be saved with all of the storage behind it.
-        self._save(MetadataIndex(key, offsets), part.clone())
+        around = envelope((*[1] * len(stack), *tensor.shape), tensor.dtype)
+        place = (self._FILE, self._file.tell(), around.size + tensor.nbytes)
+        shape = tuple(tensor.shape)
+        self._index.add(key, shape, tensor.dtype, (index, stack), place)
+        for piece in (around.head, raw(tensor), around.tail):
+            self._file.write(piece)
 
     def add_nothing(self, key: str) -> None:
         """Write an empty object: the extra state of a layer that has none."""
-        self._entries[key] = BytesStorageMetadata()
-        self._save(MetadataIndex(key), [None])  # one shard, which is empty
-
-    def _save(self, index: MetadataIndex, value: Any) -> None:
-        start = self._file.tell()
-        torch.save(value, self._file)
-        length = self._file.tell() - start
-        self._places[index] = _StorageInfo(self._FILE, start, length)
+        self._index.add_nothing(key, (self._FILE, self._file.tell(), len(NOTHING)))
+        self._file.write(NOTHING)
 
     def finish(self, common: Mapping[str, Any]) -> None:
         """Write index and small state; the checkpoint is then complete."""
         self._file.close()
-        index = Metadata(self._entries, storage_data=self._places)
-        with open(self.folder / INDEX, "wb") as file:
-            pickle.dump(index, file)
-        torch.save(dict(common), self.folder / COMMON)
-        (self.folder / FORMAT).write_text(json.dumps(_FORMAT))
+        self._index.write(self.folder, common)
 
     def close(self) -> None:
         """Let go of the file; for a write that failed."""

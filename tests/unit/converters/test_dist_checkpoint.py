@@ -31,7 +31,7 @@ def folder(tmp_path):
     writer = DistCheckpointWriter(path)
     writer.add("embedding", tensor(0, 7, 3))
     for layer in (1, 0):
-        writer.add("norm", tensor(1 + layer, 3), layer=layer, layers=2)
+        writer.add("norm", tensor(1 + layer, 3), index=(layer,), stack=(2,))
     writer.add_nothing("linear._extra_state/shard_0_2")
     writer.add("half", tensor(5, 4).bfloat16())
     writer.finish({"updates": 3})
@@ -44,8 +44,8 @@ def test_tensors_and_layers_come_back(folder):
     assert shapes == {"embedding": (7, 3), "norm": (2, 3), "half": (4,)}
     assert checkpoint.tensors["half"].nbytes == 8
     assert torch.equal(checkpoint.read("embedding"), tensor(0, 7, 3))
-    assert torch.equal(checkpoint.read("norm", 0), tensor(1, 3))
-    assert torch.equal(checkpoint.read("norm", 1), tensor(2, 3))
+    assert torch.equal(checkpoint.read("norm", (0,)), tensor(1, 3))
+    assert torch.equal(checkpoint.read("norm", (1,)), tensor(2, 3))
     assert torch.equal(
         checkpoint.read("norm"), torch.stack([tensor(1, 3), tensor(2, 3)])
     )
@@ -69,20 +69,27 @@ def test_chunks_that_torch_divides_are_joined(tmp_path):
     writer = DistCheckpointWriter(tmp_path)
     full = tensor(0, 2, 4, 3)
     for layer in (0, 1):
-        writer.add("w", full[layer, :2], layer=layer, layers=2)
-        writer.add("w2", full[layer, 2:], layer=layer, layers=2)
-    entry, other = writer._entries["w"], writer._entries.pop("w2")
+        writer.add("w", full[layer, :2], index=(layer,), stack=(2,))
+        writer.add("w2", full[layer, 2:], index=(layer,), stack=(2,))
+    entry, other = writer._index._entries["w"], writer._index._entries.pop("w2")
     entry.size = torch.Size((2, 4, 3))
     for chunk in other.chunks:
         offsets = torch.Size((chunk.offsets[0], 2, 0))
         entry.chunks.append(ChunkStorageMetadata(offsets, chunk.sizes))
-    for index in [i for i in writer._places if i.fqn == "w2"]:
+    for index in [i for i in writer._index._places if i.fqn == "w2"]:
         moved = type(index)("w", torch.Size((index.offset[0], 2, 0)))
-        writer._places[moved] = writer._places.pop(index)
+        writer._index._places[moved] = writer._index._places.pop(index)
     writer.finish({})
     checkpoint = DistCheckpoint(tmp_path)
-    assert torch.equal(checkpoint.read("w", 1), full[1])
+    assert torch.equal(checkpoint.read("w", (1,)), full[1])
     assert torch.equal(checkpoint.read("w"), full)
+    # As many elements as expected, but some of them twice and others never.
+    entry.chunks[-1] = ChunkStorageMetadata(
+        torch.Size((1, 1, 0)), torch.Size((1, 2, 3))
+    )
+    writer._index.write(tmp_path, {})
+    with pytest.raises(CheckpointError, match=r"w at \[0, 0\] and \[1, 0\] overlap"):
+        DistCheckpoint(tmp_path).read("w", (1,))
 
 
 def test_an_index_that_asks_for_more_is_not_run(tmp_path):
@@ -123,20 +130,20 @@ def test_a_cut_file_names_the_tensor(folder):
 def test_a_missing_file_names_the_tensor(folder):
     (folder / "__0_0.distcp").unlink()
     with pytest.raises(CheckpointError, match="cannot read .* of norm"):
-        DistCheckpoint(folder).read("norm", 1)
+        DistCheckpoint(folder).read("norm", (1,))
 
 
 def test_a_missing_layer_is_counted(tmp_path):
     writer = DistCheckpointWriter(tmp_path)
-    writer.add("norm", tensor(0, 3), layer=0, layers=2)
+    writer.add("norm", tensor(0, 3), index=(0,), stack=(2,))
     writer.finish({})
     with pytest.raises(CheckpointError, match="norm hold 0 elements, expected 3"):
-        DistCheckpoint(tmp_path).read("norm", 1)
+        DistCheckpoint(tmp_path).read("norm", (1,))
 
 
 def test_layers_must_agree(tmp_path):
     writer = DistCheckpointWriter(tmp_path)
-    writer.add("norm", tensor(0, 3), layer=0, layers=2)
+    writer.add("norm", tensor(0, 3), index=(0,), stack=(2,))
     with pytest.raises(ValueError, match="norm changes its shape"):
-        writer.add("norm", tensor(0, 4), layer=1, layers=2)
+        writer.add("norm", tensor(0, 4), index=(1,), stack=(2,))
     writer.close()
