@@ -29,7 +29,6 @@ import psutil
 from benchmarks import contenders, workload
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- grpo_step:begin -->", "<!-- grpo_step:end -->"
 BASELINE = "TRL"
 PACKAGES = ("torch", "transformers", "trl", "megatron-core", "ray")
 _SPAWN = multiprocessing.get_context("spawn")
@@ -157,7 +156,7 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             "ratio is that of the turns, one step of each.",
             "",
             f"- Date: {datetime.date.today().isoformat()}",
-            f"- Machine: {os.cpu_count()} cores, {_cpu_model()}; "
+            f"- Machine: {os.cpu_count()} cores, {cpu_model()}; "
             f"{options.threads} thread(s) per contender",
             f"- Versions: Python {platform.python_version()}, {versions}",
             f"- Steps: {options.steps} measured after {options.warmup} to warm up",
@@ -166,22 +165,30 @@ def page(table: list[str], options: argparse.Namespace) -> str:
     )
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor()
 
 
-def write(section: str) -> None:
-    """Put the section between its markers in the page, which is made if missing."""
+def put(name: str, title: str, section: str) -> None:
+    """Put a section between its markers in the page, at the end if it is new.
+
+    Args:
+        name: in the markers.
+        title: heading of a new section.
+        section: Markdown.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     text = PAGE.read_text() if PAGE.exists() else "# Performance\n"
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n## A GRPO step against TRL\n\n{BEGIN}\n{END}\n"
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n## {title}\n\n{begin}\n{end}\n"
+    head, _, rest = text.partition(begin)
+    tail = rest.partition(end)[2]
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(f"{head}{BEGIN}\n{section}\n{END}{tail}")
+    PAGE.write_text(f"{head}{begin}\n{section}\n{end}{tail}")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -232,7 +239,7 @@ def main(argv: list[str] | None = None) -> None:
     section = page(table, options)
     print(section)
     if options.write:
-        write(section)
+        put("grpo_step", "A GRPO step against TRL", section)
 
 
 def _environment(threads: int) -> dict[str, Any]:

@@ -99,14 +99,14 @@ class AdapterWeights(HfWeights):
         ConfigurationError: no safetensors file.
     """
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> dict[Path, set[str]]:
         path = self.folder / WEIGHTS
         if not path.exists():
             raise ConfigurationError(
                 f"{self.folder} has no {WEIGHTS}. Load the adapter with peft and "
                 "save_pretrained() it, which writes safetensors."
             )
-        return [path]
+        return {path: set()}
 
 
 def is_adapter(folder: Path) -> bool:

@@ -116,6 +116,10 @@ class Side(Protocol):
         """The dtypes of ``parts``; nothing is read."""
         ...
 
+    def release(self, weight: Weight) -> None:
+        """Give back the memory of ``parts``, which are views of mapped files."""
+        ...
+
 
 class HfSide:
     """Weights of a Hugging Face folder.
@@ -136,6 +140,11 @@ class HfSide:
     def dtypes(self, weight: Weight) -> list[torch.dtype]:
         """See ``Side``."""
         return [self.weights.dtype(name) for name in weight.rule.hf]
+
+    def release(self, weight: Weight) -> None:
+        """See ``Side``."""
+        for name in weight.rule.hf:
+            self.weights.release(name)
 
 
 class MegatronSide:
@@ -164,6 +173,11 @@ class MegatronSide:
         """See ``Side``."""
         key = self._places[weight.rule.megatron].key
         return [self.checkpoint.tensors[key].dtype] * len(weight.rule.hf)
+
+    def release(self, weight: Weight) -> None:
+        """See ``Side``."""
+        place = self._places[weight.rule.megatron]
+        self.checkpoint.release(place.key, place.index)
 
     def _account(self, weights: list[Weight]) -> None:
         expected = {w.key for w in weights}

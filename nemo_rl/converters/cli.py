@@ -24,7 +24,7 @@ COMMANDS = {
     "hf-to-megatron": "nemo_rl.converters.commands:HF_TO_MEGATRON",
     "megatron-to-hf": "nemo_rl.converters.commands:MEGATRON_TO_HF",
     "inspect": "nemo_rl.converters.inspection:INSPECT",
-    "verify": "nemo_rl.converters.commands:VERIFY",
+    "verify": "nemo_rl.converters.verify:VERIFY",
 }
 """Name of a command -> the ``Command`` and its module, which must not import torch."""
 DTYPES = ("float32", "bfloat16", "float16")

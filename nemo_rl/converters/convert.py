@@ -1,123 +1,65 @@
 """Convert a model between a Hugging Face folder and a Megatron checkpoint.
 
-Tensor by tensor, in one process and without a model. The result is read back from disk
-and compared with the source before it gets its name.
+Tensor by tensor, without a model and without torch.distributed. What is written is read
+back from disk and compared by digests with what came from the source before it gets its
+name; what was written when a process ends is kept, and can be continued.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import shutil
-from collections import Counter
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor
 
-from nemo_rl.converters.bridge import (
-    HfSide,
-    MegatronSide,
-    Side,
-    Weight,
-    extra_states,
-    is_megatron,
-    weights_of,
+import nemo_rl
+from nemo_rl.converters.bridge import Side, some
+from nemo_rl.converters.conversion import (
+    Conversion,
+    Request,
+    config_of,
+    dtypes_of,
+    open_side,
+    total_bytes,
 )
-from nemo_rl.converters.dist_checkpoint import DistCheckpointWriter
-from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.hf import copy_companions, finish_folder, write_config
-from nemo_rl.converters.hf_config import read_hf_config
-from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.safetensors_stream import SafetensorsStream
+from nemo_rl.converters.engine import Crew, Worker
+from nemo_rl.converters.manifest import read_manifest, write_manifest
+from nemo_rl.converters.partial import Done, PartialFolder
+from nemo_rl.converters.targets import HF_PART, Plan, make_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
-from nemo_rl.utils.files import human_size
-from nemo_rl.utils.publish import publish_folder
+from nemo_rl.utils.files import fsync_path, human_size
 
-HF_PART = "hf"
-"""Folder in a converted checkpoint that keeps config.json and the tokenizer."""
-Plan = list[tuple[Weight, torch.dtype]]
-"""The weights of a model in their order, and the dtype that each is written in."""
+__all__ = [
+    "HF_PART",
+    "Plan",
+    "Progress",
+    "compare",
+    "config_of",
+    "convert",
+    "dtypes_of",
+    "open_side",
+    "total_bytes",
+]
 Progress = Callable[[int], None]
 """Called with the bytes of every weight that was written or compared."""
+_BATCH_BYTES, _BATCH_SECONDS = 256 << 20, 1.0
+_SPARE = 64 << 20
 
 
 def _ignore(_: int) -> None:
     """No progress is shown."""
 
 
-def open_side(folder: Path, config: Path | None = None) -> tuple[Side, ModelSpec]:
-    """Open a folder of either kind and account for its tensors.
-
-    Args:
-        folder: Hugging Face folder, distributed checkpoint, or training checkpoint.
-        config: folder of the ``config.json`` that describes a distributed checkpoint;
-            None for the one that a conversion left in it.
-
-    Raises:
-        NemoRLError: no such folder, no configuration, or tensors that do not fit it.
-    """
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is not a folder")
-    if not is_megatron(folder):
-        spec = model_spec(read_hf_config(folder), source=str(folder / "config.json"))
-        return HfSide(folder, spec), spec
-    place = config_of(folder, config)
-    spec = model_spec(read_hf_config(place), source=str(place / "config.json"))
-    return MegatronSide(folder, spec), spec
-
-
-def config_of(folder: Path, config: Path | None) -> Path:
-    """The folder with the ``config.json`` of a folder of weights."""
-    if config is not None:
-        return config
-    for place in (folder / HF_PART, folder):
-        if (place / "config.json").exists():
-            return place
-    raise ConfigurationError(
-        f"{folder} has no {HF_PART}/config.json, so the model's shape is not known. "
-        "Name the Hugging Face folder that it was trained from: --config FOLDER."
-    )
-
-
-def dtypes_of(
-    side: Side, weights: list[Weight], dtype: torch.dtype | None
-) -> list[torch.dtype]:
-    """The dtype that each weight is written in.
-
-    Args:
-        side: where the weights come from.
-        weights: of the result.
-        dtype: asked for; None keeps every tensor's own.
-
-    Raises:
-        ConfigurationError: tensors that become one have several dtypes; one of them
-            would lose what others hold.
-    """
-    found: dict[str, set[torch.dtype]] = {}
-    chosen = []
-    for weight in weights:
-        own = side.dtypes(weight)
-        one = own[0] if dtype is None or weight.rule.keeps_dtype else dtype
-        found.setdefault(weight.key, set()).update(own if one is own[0] else {one})
-        chosen.append(one)
-    mixed = {key: dtypes for key, dtypes in found.items() if len(dtypes) > 1}
-    if mixed:
-        key, dtypes = next(iter(mixed.items()))
-        names = sorted(str(d).removeprefix("torch.") for d in dtypes)
-        raise ConfigurationError(
-            f"{side.folder} holds {' and '.join(names)} tensors that become one, "
-            f"{key}. Say which dtype the result shall have: --dtype float32 loses "
-            "nothing."
-        )
-    return chosen
-
-
-def total_bytes(weights: list[Weight], dtypes: list[torch.dtype]) -> int:
-    """Bytes of all weights."""
-    pairs = zip(weights, dtypes, strict=True)
-    return sum(math.prod(w.shape) * dtype.itemsize for w, dtype in pairs)
+def default_threads() -> int:
+    """Threads that a conversion uses unless told."""
+    return min(len(os.sched_getaffinity(0)), 4)
 
 
 def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
@@ -128,6 +70,9 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
     dtype: torch.dtype | None = None,
     shard_bytes: int = 4 << 30,
     verify: bool = True,
+    resume: bool = False,
+    threads: int | None = None,
+    processes: int = 1,
     progress: Progress = _ignore,
 ) -> Path:
     """Write ``source`` as the other kind of folder.
@@ -137,37 +82,161 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
         target: must not exist.
         config: see ``open_side``.
         dtype: of the result; None keeps every tensor's own.
-        shard_bytes: size of a safetensors shard.
+        shard_bytes: size of a file of the result.
         verify: compare the result with the source before it gets its name.
+        resume: continue a conversion of the same source that was interrupted.
+        threads: workers; None for ``default_threads``.
+        processes: workers that are processes, where more than 1.
         progress: called while weights are written and compared.
 
     Raises:
         NemoRLError: the source is damaged or no such model, or the result could not be
             written or differs; nothing is left under the name of the target.
+        KeyboardInterrupt: stopped; its text says how to go on.
     """
-    side, spec = open_side(source, config)
-    weights = weights_of(spec)
-    dtypes = dtypes_of(side, weights, dtype)
-    _check_room(target, total_bytes(weights, dtypes))
-    plan = list(zip(weights, dtypes, strict=True))
-    changes = {"dtype": str(_prevalent(plan)).removeprefix("torch.")}
-    folder = source if isinstance(side, HfSide) else config_of(source, config)
+    conversion = Conversion(Request(source, config, dtype, shard_bytes))
+    identity = conversion.identity()
+    if target.exists():
+        if resume and _is_made_from(target, identity):
+            return target
+        raise ConfigurationError(
+            f"{target} exists already. Remove it, or choose another name."
+        )
+    target = target.absolute()
+    with _explained(target), _opened(target, identity, resume) as partial:
+        _check_room(target, conversion, partial)
+        worker = Worker(conversion, partial.result)
+        count = default_threads() if threads is None else threads
+        with Crew(worker, count, processes) as crew:
+            _write(crew, worker, partial, progress)
+            if verify:
+                _verify(crew, conversion, partial, progress)
+        worker.close()
+        _describe(conversion, partial, identity)
+        partial.publish()
+    return target
 
-    def write(temporary: Path) -> None:
-        if isinstance(side, HfSide):
-            _write_megatron(side, spec, temporary, plan, progress)
-            part = temporary / HF_PART
-            part.mkdir()
-            copy_companions(folder, part)
-            write_config(part, changes)
-        else:
-            written = _write_hf(side, spec, temporary, plan, shard_bytes, progress)
-            finish_folder(temporary, [written], source=folder, config_changes=changes)
-        if verify:
-            kind = MegatronSide if isinstance(side, HfSide) else HfSide
-            compare(side, kind(temporary, spec), plan, progress=progress)
 
-    return publish_folder(target, write)
+def _is_made_from(target: Path, identity: dict[str, object]) -> bool:
+    """Whether a finished folder is the result of the same work."""
+    try:
+        made = read_manifest(target)["made"]
+    except CheckpointError:
+        return False
+    return made.get("work") == _digest_of(identity)
+
+
+def _digest_of(identity: dict[str, object]) -> str:
+    return xxhash.xxh3_128_hexdigest(repr(sorted(identity.items())).encode())
+
+
+@contextmanager
+def _opened(
+    target: Path, identity: dict[str, object], resume: bool
+) -> Iterator[PartialFolder]:
+    partial = PartialFolder(target, identity, resume=resume)
+    try:
+        yield partial
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{len(partial.done)} of {identity['parts']} weights are kept in "
+            f"{partial.place}. Continue with --resume."
+        ) from None
+    finally:
+        partial.close()
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{target} could not be written: {error.strerror or error}. What was "
+            "written is kept: mend the cause and continue with --resume."
+        ) from error
+
+
+def _check_room(target: Path, conversion: Conversion, partial: PartialFolder) -> None:
+    files = [partial.result / name for name in conversion.target.files]
+    held = sum(f.stat().st_blocks * 512 for f in files if f.exists())
+    size = sum(conversion.target.files.values()) - held
+    free = shutil.disk_usage(target.parent).free
+    if free < size + _SPARE:
+        if not partial.done:
+            partial.remove()
+        raise CheckpointError(
+            f"{target} needs {human_size(size)}, and {target.parent} has "
+            f"{human_size(free)} free. Free disk space or choose another place."
+        )
+
+
+def _write(
+    crew: Crew, worker: Worker, partial: PartialFolder, progress: Progress
+) -> None:
+    """Write the weights that are missing, noting in the journal what is safe."""
+    conversion = worker.conversion
+    make_files(partial.result, conversion.target)
+    fsync_path(partial.result)
+    todo = [n for n in range(len(conversion.plan)) if n not in partial.done]
+    progress(sum(conversion.size(number) for number in partial.done))
+    batch: dict[int, Done] = {}
+    size, since = 0, time.monotonic()
+    saving: Future[None] | None = None
+
+    def save(parts: dict[int, Done]) -> None:
+        worker.sync()
+        partial.record(parts)
+
+    with ThreadPoolExecutor(1) as saver:
+        for number, done in crew.run("copy", todo):
+            batch[number] = done
+            size += conversion.size(number)
+            progress(conversion.size(number))
+            due = size >= _BATCH_BYTES or time.monotonic() - since >= _BATCH_SECONDS
+            if due and (saving is None or saving.done()):
+                if saving is not None:
+                    saving.result()
+                saving = saver.submit(save, batch)
+                batch, size, since = {}, 0, time.monotonic()
+        if saving is not None:
+            saving.result()
+        save(batch)
+    conversion.target.finish(partial.result)
+
+
+def _verify(
+    crew: Crew, conversion: Conversion, partial: PartialFolder, progress: Progress
+) -> None:
+    """Read the result and compare its digests with those of the source."""
+    wrong = []
+    try:
+        for number, found in crew.run("check", range(len(conversion.plan))):
+            expected = partial.done[number]
+            wrong += [n for n in expected if found.get(n) != expected[n]]
+            progress(conversion.size(number))
+        if wrong:
+            raise CheckpointError(
+                f"what was written for {partial.target} is not what was read from "
+                f"{conversion.request.source}: {some(wrong)}. The disk or the memory "
+                "may be damaged; nothing is kept."
+            )
+    except CheckpointError:
+        partial.remove()
+        raise
+
+
+def _describe(
+    conversion: Conversion, partial: PartialFolder, identity: dict[str, object]
+) -> None:
+    digests = {n: d for done in partial.done.values() for n, d in done.items()}
+    made = {
+        "nemo_rl": nemo_rl.__version__,
+        "kind": "huggingface" if conversion.to_hf else "megatron",
+        "architecture": conversion.spec.architecture,
+        "work": _digest_of(identity),
+    }
+    write_manifest(partial.result, conversion.tensors(digests), made)
 
 
 def compare(one: Side, two: Side, plan: Plan, *, progress: Progress = _ignore) -> None:
@@ -198,74 +267,11 @@ def compare(one: Side, two: Side, plan: Plan, *, progress: Progress = _ignore) -
                     f"{left.numel()} elements"
                 )
             progress(left.nbytes)
+        one.release(weight)
+        two.release(weight)
 
 
 def _same_bits(left: Tensor, right: Tensor) -> bool:
     """Equal to the bit: a NaN equals itself, and 0 is not -0."""
     kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.dtype.itemsize]
     return torch.equal(left.contiguous().view(kind), right.contiguous().view(kind))
-
-
-def _prevalent(plan: Plan) -> torch.dtype:
-    """The dtype of most elements."""
-    counts: Counter[torch.dtype] = Counter()
-    for weight, dtype in plan:
-        counts[dtype] += math.prod(weight.shape)
-    return counts.most_common(1)[0][0]
-
-
-def _write_megatron(
-    side: Side, spec: ModelSpec, folder: Path, plan: Plan, progress: Progress
-) -> None:
-    writer = DistCheckpointWriter(folder)
-    try:
-        for weight, dtype in plan:
-            parts = [part.to(dtype) for part in side.parts(weight)]
-            full = weight.rule.transform.merge(parts, spec)
-            writer.add(weight.key, full, weight.index, weight.stack)
-            progress(full.nbytes)
-        for name in extra_states([weight for weight, _ in plan]):
-            writer.add_nothing(name)
-        writer.finish({})
-    finally:
-        writer.close()
-
-
-def _write_hf(  # noqa: PLR0913
-    side: Side,
-    spec: ModelSpec,
-    folder: Path,
-    plan: Plan,
-    shard_bytes: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    names = [
-        (name, spec.shape(dims), dtype)
-        for weight, dtype in plan
-        for name, dims in weight.rule.hf.items()
-    ]
-    stream = SafetensorsStream(folder, names, shard_bytes)
-    try:
-        for weight, dtype in plan:
-            for name, part in zip(weight.rule.hf, side.parts(weight), strict=True):
-                stream.add(name, part.to(dtype))
-                progress(part.numel() * dtype.itemsize)
-        return stream.close()
-    finally:
-        stream.abandon()
-
-
-def _check_room(target: Path, size: int) -> None:
-    if target.exists():
-        raise ConfigurationError(
-            f"{target} exists already. Remove it, or choose another name."
-        )
-    parent = target.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < size + (64 << 20):
-        raise CheckpointError(
-            f"{target} needs {human_size(size)}, and {parent} has {human_size(free)} "
-            "free. Free disk space or choose another place."
-        )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nemo_rl.converters.bridge import check_tensors, some
-from nemo_rl.converters.convert import HF_PART, config_of
+from nemo_rl.converters.conversion import config_of
 from nemo_rl.converters.dcp_names import (
     EMBEDDING,
     OUTPUT,
@@ -21,12 +21,9 @@ from nemo_rl.converters.dcp_names import (
     expected_of,
     find_model,
 )
-from nemo_rl.converters.dist_checkpoint import (
-    FORMAT,
-    DistCheckpoint,
-    DistCheckpointWriter,
-)
-from nemo_rl.converters.dist_index import INDEX
+from nemo_rl.converters.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.dist_index import FORMAT, INDEX
+from nemo_rl.converters.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
 from nemo_rl.converters.hf import HfWeights, copy_companions, write_config
 from nemo_rl.converters.hf_config import read_hf_config
@@ -43,6 +40,7 @@ from nemo_rl.converters.output import (
     total_bytes,
 )
 from nemo_rl.converters.safetensors_stream import DTYPE_NAMES, Announced
+from nemo_rl.converters.targets import HF_PART
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.publish import publish_folder
 
@@ -136,6 +134,7 @@ def dcp_to_hf(
         lambda name: checkpoint.read(found.keys[name]).to(dtypes[name]),
         folder,
         {"dtype": prevalent(tensors)},
+        lambda name: checkpoint.release(found.keys[name]),
     )
     publish_hf(target, result, shard_bytes=shard_bytes, progress=progress)
     return found.left
@@ -199,6 +198,8 @@ def hf_to_dcp(
                 tensor = checkpoint.read(found.keys[name])
                 check_same(name, weights.tensor(name).to(kind), tensor, folder)
                 progress(tensor.nbytes)
+                checkpoint.release(found.keys[name])
+                weights.release(name)
 
         return publish_folder(target, write)
 
@@ -220,6 +221,7 @@ def _write_dcp(
             tensor = weights.tensor(name).to(dtype)
             writer.add(prefix + name, tensor)
             progress(tensor.nbytes)
+            weights.release(name)
         if OUTPUT not in names:
             writer.add_again(prefix + OUTPUT, prefix + EMBEDDING)
             names.append(OUTPUT)

@@ -1,46 +1,29 @@
 """Distributed checkpoints (Megatron's torch_dist, torch's DCP), a tensor at a time.
 
-Reads and writes them in one process, without a model and without torch.distributed.
+Read in one process, without a model and without torch.distributed.
 Knows keys, shapes and bytes; which key is which weight is ``bridge.py``'s matter.
-
-The format: ``.metadata``, a pickled index of torch.distributed.checkpoint; files in
-which every chunk of a tensor is a saved tensor of its own. Megatron adds ``common.pt``,
-small state, and ``metadata.json``, the name of the format.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
     ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
-    TensorProperties,
     TensorStorageMetadata,
 )
 
+from nemo_rl.converters.archive import saved_tensor
 from nemo_rl.converters.dist_index import INDEX, read_index
+from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
-
-COMMON, FORMAT = "common.pt", "metadata.json"
-_FORMAT = {
-    "sharded_backend": "torch_dist",
-    "sharded_backend_version": 1,
-    "common_backend": "torch",
-    "common_backend_version": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -76,16 +59,17 @@ class DistCheckpoint:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._index = read_index(self.folder)
+        self._files: dict[Path, MappedFile] = {}
         self._entries: dict[str, TensorStorageMetadata] = {
             key: entry
             for key, entry in self._index.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata)
         }
-        self.objects = set(self._index.state_dict_metadata) - set(self._entries)
         self.tensors = {
             key: StoredTensor(tuple(e.size), e.properties.dtype, len(e.chunks))
             for key, e in self._entries.items()
         }
+        self.objects = set(self._index.state_dict_metadata) - set(self._entries)
 
     def grid(self, key: str) -> tuple[int, ...]:
         """Pieces of a tensor along each dimension."""
@@ -96,11 +80,17 @@ class DistCheckpoint:
         """The pieces of an entry, tensor or object, as they lie on the disk.
 
         Raises:
-            CheckpointError: a piece is missing.
+            CheckpointError: a piece is missing or cut.
         """
-        for index, place in self._index.storage_data.items():
-            if index.fqn == key:
-                yield index, self._bytes(key, place)
+        chunks = self._entries[key].chunks if key in self._entries else [None]
+        for chunk in chunks:
+            path, start, length = self._place(key, chunk)
+            data = self._file(path, key).bytes(start, length)
+            if len(data) < length:
+                raise _unreadable(
+                    path, key, f"the file ends {length - len(data)} early"
+                )
+            yield MetadataIndex(key, None if chunk is None else chunk.offsets), data
 
     def read(self, key: str, index: tuple[int, ...] = ()) -> Tensor:
         """A tensor, or the part ``tensor[index]`` of one.
@@ -112,65 +102,99 @@ class DistCheckpoint:
         entry, depth = self._entries[key], len(index)
         shape = tuple(entry.size[depth:])
         chunks = [c for c in entry.chunks if _holds(c, index) and 0 not in c.sizes]
-        covered = sum(math.prod(c.sizes[depth:]) for c in chunks)
+        self._check_cover(
+            key, shape, [(c.offsets[depth:], c.sizes[depth:]) for c in chunks]
+        )
+        if len(chunks) == 1:
+            return self._chunk(key, chunks[0])[_inner(chunks[0], index)]
+        full = torch.empty(shape, dtype=entry.properties.dtype)
+        for chunk in chunks:
+            spans = zip(chunk.offsets[depth:], chunk.sizes[depth:], strict=True)
+            part = self._chunk(key, chunk)[_inner(chunk, index)]
+            full[tuple(slice(o, o + s) for o, s in spans)] = part
+            self._release(key, chunk)
+        return full
+
+    def release(self, key: str, index: tuple[int, ...] = ()) -> None:
+        """Give back the memory of what was read; it may be read again."""
+        for chunk in self._entries[key].chunks:
+            if _holds(chunk, index):
+                self._release(key, chunk)
+
+    def _check_cover(self, key: str, shape: tuple[int, ...], boxes: list[Any]) -> None:
+        """Raise unless boxes of (offsets, sizes) fill a shape exactly once."""
+        covered = sum(math.prod(sizes) for _, sizes in boxes)
         if covered != math.prod(shape):
             raise CheckpointError(
                 f"{self.folder}: the chunks of {key} hold {covered} elements, expected "
                 f"{math.prod(shape)} of shape {list(shape)}"
             )
-        parts = []
-        for chunk in chunks:
-            inner = tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))
-            parts.append(self._chunk(key, chunk)[inner])
-        if len(parts) == 1:
-            return parts[0]
-        full = torch.empty(shape, dtype=entry.properties.dtype)
-        for part, chunk in zip(parts, chunks, strict=True):
-            spans = zip(chunk.offsets[depth:], part.shape, strict=True)
-            full[tuple(slice(o, o + s) for o, s in spans)] = part
-        return full
+        for number, (offsets, sizes) in enumerate(boxes):
+            for other, extent in boxes[:number]:
+                spans = zip(offsets, sizes, other, extent, strict=True)
+                if all(o < q + e and q < o + s for o, s, q, e in spans):
+                    raise CheckpointError(
+                        f"{self.folder}: chunks of {key} at {list(other)} and "
+                        f"{list(offsets)} overlap"
+                    )
 
-    def _bytes(self, key: str, place: _StorageInfo) -> bytes:
-        path = self.folder / Path(place.relative_path).name
+    def _place(
+        self, key: str, chunk: ChunkStorageMetadata | None
+    ) -> tuple[Path, int, int]:
+        offsets = None if chunk is None else chunk.offsets
+        try:
+            place = self._index.storage_data[MetadataIndex(key, offsets)]
+            name, start, length = place.relative_path, place.offset, place.length
+        except (KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.folder / INDEX} does not say where {key} at "
+                f"{list(offsets or ())} lies: {error!r}"
+            ) from None
         if getattr(place, "transform_descriptors", None):
             raise CheckpointError(
-                f"{path}: {key} is stored as {', '.join(place.transform_descriptors)}, "
-                "expected tensors as they are. Save the checkpoint without extensions."
+                f"{self.folder}: {key} is stored as "
+                f"{' and '.join(place.transform_descriptors)}, expected plain tensors. "
+                "Save the checkpoint without extensions of the storage writer."
             )
-        try:
-            with open(path, "rb") as file:
-                file.seek(place.offset)
-                data = file.read(place.length)
-        except OSError as error:
-            raise _unreadable(path, key, place, error) from None
-        if len(data) < place.length:
-            raise _unreadable(path, key, place, EOFError(f"only {len(data)} are there"))
-        return data
+        if Path(name).name != name:
+            raise CheckpointError(
+                f"{self.folder / INDEX} names {name!r}, which is not a file of its "
+                "folder"
+            )
+        return self.folder / name, start, length
+
+    def _file(self, path: Path, key: str) -> MappedFile:
+        if path not in self._files:
+            try:
+                self._files[path] = MappedFile(path)
+            except OSError as error:
+                raise _unreadable(path, f"a piece of {key}", error) from None
+        return self._files[path]
 
     def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
-        place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
-        path = self.folder / Path(place.relative_path).name
-        saved = io.BytesIO(self._bytes(key, place))
+        path, start, length = self._place(key, chunk)
         try:
-            part = torch.load(saved, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise _unreadable(path, key, place, error) from None
+            part = saved_tensor(self._file(path, key), start, length)
+        except ValueError as error:
+            what = f"{length} bytes of {key} at {start}"
+            raise _unreadable(path, what, error) from None
         dtype = self._entries[key].properties.dtype
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
                 f"{path}: {key} holds {list(part.shape)} {part.dtype} at "
-                f"{place.offset}, the index says {list(chunk.sizes)} {dtype}"
+                f"{start}, the index says {list(chunk.sizes)} {dtype}"
             )
         return part
 
+    def _release(self, key: str, chunk: ChunkStorageMetadata) -> None:
+        path, start, length = self._place(key, chunk)
+        if path in self._files:
+            self._files[path].release(start, length)
 
-def _unreadable(
-    path: Path, key: str, place: _StorageInfo, error: Exception
-) -> CheckpointError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+
+def _unreadable(path: Path, what: str, why: object) -> CheckpointError:
     return CheckpointError(
-        f"{path}: cannot read {place.length} bytes of {key} at {place.offset}: "
-        f"{reason}. The file may be cut or damaged."
+        f"{path}: cannot read {what}: {why}. The file may be cut or damaged."
     )
 
 
@@ -179,121 +203,5 @@ def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
     return all(offset <= i < offset + size for i, offset, size in spans)
 
 
-class DistCheckpointWriter:
-    """Writes a checkpoint as its tensors come; nothing is kept in memory.
-
-    Args:
-        folder: existing, empty folder.
-    """
-
-    _FILE = "__0_0.distcp"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[str, BinaryIO] = {}
-        self._entries: dict[str, Any] = {}
-        self._places: dict[MetadataIndex, _StorageInfo] = {}
-
-    def add(
-        self,
-        key: str,
-        tensor: Tensor,
-        index: tuple[int, ...] = (),
-        stack: tuple[int, ...] = (),
-    ) -> None:
-        """Write a whole tensor, or the part ``stacked[index]`` of one.
-
-        Args:
-            key: name in the checkpoint.
-            tensor: on the CPU; without the stacked dimensions.
-            index: which part.
-            stack: sizes of the stacked dimensions, as long as ``index``.
-        """
-        part = tensor.reshape(*[1] * len(stack), *tensor.shape)
-        offsets = (*index, *[0] * tensor.dim())
-        self.add_chunk(key, part, offsets, (*stack, *tensor.shape))
-
-    def add_chunk(
-        self,
-        key: str,
-        part: Tensor,
-        offsets: tuple[int, ...],
-        size: tuple[int, ...],
-        file: str = _FILE,
-    ) -> None:
-        """Write a piece of a tensor.
-
-        Args:
-            key: name in the checkpoint.
-            part: on the CPU.
-            offsets: where it lies in the whole tensor.
-            size: of the whole tensor.
-            file: that it is written to.
-
-        Raises:
-            ValueError: size or dtype differ from those of an earlier piece.
-        """
-        if key not in self._entries:
-            properties = TensorProperties(dtype=part.dtype)
-            self._entries[key] = TensorStorageMetadata(properties, torch.Size(size), [])
-        entry = self._entries[key]
-        if entry.size != torch.Size(size) or entry.properties.dtype != part.dtype:
-            raise ValueError(f"{key} changes its shape or dtype between its pieces")
-        start = torch.Size(offsets)
-        entry.chunks.append(ChunkStorageMetadata(start, part.shape))
-        # A view would be saved with all of the storage behind it.
-        self._save(MetadataIndex(key, start), part.clone(), file)
-
-    def add_nothing(self, key: str) -> None:
-        """Write an empty object: the extra state of a layer that has none."""
-        self._entries[key] = BytesStorageMetadata()
-        self._save(MetadataIndex(key), [None], self._FILE)  # one shard, empty
-
-    def add_again(self, key: str, other: str) -> None:
-        """A second name for a tensor that was written with ``add``; no second copy."""
-        self._entries[key] = self._entries[other]
-        offsets = torch.Size([0] * len(self._entries[other].size))
-        place = self._places[MetadataIndex(other, offsets)]
-        self._places[MetadataIndex(key, offsets)] = place
-
-    def copy(self, source: DistCheckpoint, key: str, file: str = _FILE) -> None:
-        """Copy an entry, tensor or object, piece by piece, as it lies on the disk."""
-        self._entries[key] = source._index.state_dict_metadata[key]
-        for index, data in source.stored(key):
-            handle = self._open(file)
-            self._places[index] = _StorageInfo(file, handle.tell(), len(data))
-            handle.write(data)
-
-    def _open(self, file: str) -> BinaryIO:
-        if file not in self._files:
-            self._files[file] = open(self.folder / file, "xb")  # noqa: SIM115
-        return self._files[file]
-
-    def _save(self, index: MetadataIndex, value: Any, file: str) -> None:
-        handle = self._open(file)
-        start = handle.tell()
-        torch.save(value, handle)
-        self._places[index] = _StorageInfo(file, start, handle.tell() - start)
-
-    def finish(self, common: Mapping[str, Any]) -> None:
-        """Write index and Megatron's small state; the checkpoint is then complete."""
-        self.finish_index()
-        torch.save(dict(common), self.folder / COMMON)
-        (self.folder / FORMAT).write_text(json.dumps(_FORMAT))
-
-    def finish_index(self, nested: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        """Write the index alone, which completes a checkpoint of torch's DCP.
-
-        Args:
-            nested: where each key stands in the nested state dict that was saved.
-        """
-        self.close()
-        index = Metadata(self._entries, nested and dict(nested), self._places)
-        with open(self.folder / INDEX, "wb") as file:
-            pickle.dump(index, file)
-
-    def close(self) -> None:
-        """Let go of the open files: they are complete, or the write failed."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+def _inner(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.converters.safetensors_stream import DTYPE_NAMES
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
@@ -44,55 +44,60 @@ class HfWeights:
     Use as a context manager. ``shapes`` holds the declared shape of every tensor.
 
     Raises:
-        ConfigurationError: no safetensors, a missing shard, an unreadable file.
+        ConfigurationError: no safetensors, a missing shard, an unreadable file, a
+            tensor in two files.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._stack = ExitStack()
-        self._owner: dict[str, Any] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
-        try:
-            for path in self._files():
-                self._open(path)
-        except BaseException:
-            self._stack.close()
-            raise
+        self._dtypes: dict[str, str] = {}
+        self._places: dict[str, tuple[MappedFile, int, int]] = {}
+        for path, expected in self._files().items():
+            self._open(path, expected)
 
     def __enter__(self) -> HfWeights:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        # A file stays mapped until the last tensor that was read from it is gone.
+        self._places.clear()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._owner
+        return name in self.shapes
 
     def names(self) -> set[str]:
         """All tensor names."""
-        return set(self._owner)
+        return set(self.shapes)
 
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor as stored."""
-        return self._owner[name].get_tensor(name)
+        """One tensor as stored; its bytes are read when they are used."""
+        file, start, _ = self._places[name]
+        return file.tensor(start, self.shapes[name], self.dtype(name))
+
+    def release(self, name: str) -> None:
+        """Give back the memory of a tensor that was read; it may be read again."""
+        file, start, length = self._places[name]
+        file.release(start, length)
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype that the header declares; nothing is read."""
-        declared = self._owner[name].get_slice(name).get_dtype()
         for dtype, spelling in DTYPE_NAMES.items():
-            if spelling == declared:
+            if spelling == self._dtypes[name]:
                 return dtype
         raise ConfigurationError(
-            f"{self.folder}: {name} is {declared}, expected one of "
-            f"{', '.join(DTYPE_NAMES.values())}"
+            f"{self.folder}: {name} is {self._dtypes[name]}, expected one of "
+            f"{', '.join(DTYPE_NAMES.values())}. Dequantise the weights first, or "
+            "convert them with transformers."
         )
 
-    def _files(self) -> list[Path]:
+    def _files(self) -> dict[Path, set[str]]:
+        """The files, and the tensors that the index says they hold."""
         index = self.folder / INDEX_NAME
         if not index.exists():
             single = self.folder / SINGLE_NAME
             if single.exists():
-                return [single]
+                return {single: set()}
             raise ConfigurationError(
                 f"{self.folder} has neither {SINGLE_NAME} nor {INDEX_NAME}. Weights "
                 "are read from safetensors only; convert others with transformers' "
@@ -116,19 +121,41 @@ class HfWeights:
                     f"{self.folder} is incomplete: {INDEX_NAME} names the shard "
                     f"{name}, which is missing. Download or copy it again."
                 )
-        return [self.folder / name for name in names]
+        found: dict[Path, set[str]] = {self.folder / name: set() for name in names}
+        for tensor, name in weight_map.items():
+            found[self.folder / name].add(tensor)
+        return found
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path, expected: set[str]) -> None:
         try:
-            handle = self._stack.enter_context(safe_open(str(path), framework="pt"))
-        except (SafetensorError, OSError) as error:
+            # safetensors checks that the header and the file's size agree.
+            with safe_open(str(path), framework="pt") as handle:
+                names = list(handle.keys())
+            file = MappedFile(path)
+            length = int.from_bytes(file.bytes(0, 8), "little")
+            header = json.loads(file.bytes(8, length))
+        except (SafetensorError, OSError, ValueError) as error:
             raise ConfigurationError(
                 f"{path} is not a readable safetensors file ({error}). It may be "
                 "truncated: download or copy it again."
             ) from None
-        for name in handle.keys():  # noqa: SIM118 - a safetensors handle, not a dict
-            self._owner[name] = handle
-            self.shapes[name] = tuple(handle.get_slice(name).get_shape())
+        if missing := expected - set(names):
+            raise ConfigurationError(
+                f"{path} lacks {len(missing)} tensors that {INDEX_NAME} says it has, "
+                f"such as {min(missing)}. Download or copy both again."
+            )
+        for name in names:
+            if name in self._places:
+                other = self._places[name][0].path.name
+                raise ConfigurationError(
+                    f"{self.folder}: {name} is in {other} and in {path.name}; which "
+                    "one counts is not known. Remove the shard that does not belong."
+                )
+            entry = header[name]
+            start, end = entry["data_offsets"]
+            self.shapes[name] = tuple(entry["shape"])
+            self._dtypes[name] = entry["dtype"]
+            self._places[name] = (file, 8 + length + start, end - start)
 
 
 class HfShardWriter:
@@ -202,13 +229,24 @@ def finish_folder(
         os.replace(folder / old, folder / new)
         weight_map.update(dict.fromkeys(names, new))
     if len(shards) > 1:
-        index = {
-            "metadata": {"total_size": sum(part["bytes"] for part in parts)},
-            "weight_map": dict(sorted(weight_map.items())),
-        }
-        (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+        write_weight_map(folder, weight_map, sum(part["bytes"] for part in parts))
     copy_companions(source, folder)
     write_config(folder, config_changes)
+
+
+def write_weight_map(folder: Path, owners: Mapping[str, str], size: int) -> None:
+    """Write the index of a folder of several shards.
+
+    Args:
+        folder: of the shards.
+        owners: tensor to the file that holds it.
+        size: bytes of all tensors.
+    """
+    index = {
+        "metadata": {"total_size": size},
+        "weight_map": dict(sorted(owners.items())),
+    }
+    (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def copy_companions(source: Path, folder: Path) -> None:

@@ -230,6 +230,12 @@ def lora_merge(
         changes: dict[str, Any] = {"dtype": prevalent(tensors)}
         if merge.unties:
             changes["tie_word_embeddings"] = False
-        result = HfResult(tensors, merge.tensor, base, changes)
+        result = HfResult(
+            tensors,
+            merge.tensor,
+            base,
+            changes,
+            lambda name: merge.base.release(merge.origin(name)),
+        )
         publish_hf(target, result, shard_bytes=shard_bytes, progress=progress)
         return merge.notes()

@@ -34,6 +34,10 @@ def quiet(_: int) -> None:
     """No progress is shown."""
 
 
+def _keep(_: str) -> None:
+    """Nothing is given back."""
+
+
 @dataclass(frozen=True)
 class HfResult:
     """A Hugging Face folder that does not exist yet.
@@ -44,12 +48,14 @@ class HfResult:
             to compare it.
         companions: folder that configuration and tokenizer are copied from.
         changes: entries of config.json that differ from that folder's.
+        release: gives back the memory of what ``read`` read.
     """
 
     tensors: Sequence[Announced]
     read: Callable[[str], Tensor]
     companions: Path
     changes: Mapping[str, Any]
+    release: Callable[[str], None] = _keep
 
 
 def publish_hf(
@@ -80,6 +86,7 @@ def publish_hf(
                 tensor = result.read(name)
                 stream.add(name, tensor)
                 progress(tensor.nbytes)
+                result.release(name)
             written = stream.close()
         finally:
             stream.abandon()
@@ -103,6 +110,8 @@ def _compare(folder: Path, result: HfResult, progress: Progress) -> None:
             tensor = weights.tensor(name)
             check_same(name, result.read(name), tensor, folder)
             progress(tensor.nbytes)
+            weights.release(name)
+            result.release(name)
 
 
 def check_same(name: str, expected: Tensor, found: Tensor, folder: Path) -> None:

@@ -7,7 +7,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from nemo_rl.utils.files import human_size
 
 
 @contextmanager
@@ -36,7 +39,29 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
     print(f"{done / 1e6:,.0f} MB in {seconds:.1f} s, {done / 1e6 / seconds:,.0f} MB/s")
 
 
-def memory() -> str:
-    """The most memory that this process had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return f"peak memory {peak / 1024:,.0f} MiB, files that are mapped included"
+def resident() -> int:
+    """Bytes of memory that this process has now, mapped files included."""
+    return _status("VmRSS")
+
+
+def peak() -> int:
+    """The most bytes of memory that this process had, mapped files included."""
+    return _status("VmHWM")
+
+
+def memory(bound: int | None = None) -> str:
+    """The most memory that this process had, and the bound it keeps."""
+    text = f"peak memory {human_size(peak())}"
+    helpers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    if helpers:
+        text += f", of its largest helper {human_size(helpers)}"
+    return text if bound is None else f"{text} (bound {human_size(bound)})"
+
+
+def _status(field: str) -> int:
+    """A field of Linux's account of this process, in bytes.
+
+    Not getrusage: its peak begins with that of the process that started this one.
+    """
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.partition(f"{field}:")[2].split()[0]) * 1024

@@ -9,7 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nemo_rl.converters import convert as module
-from nemo_rl.converters.convert import HF_PART, compare, convert, open_side
+from nemo_rl.converters import targets
+from nemo_rl.converters.bridge import weights_of
+from nemo_rl.converters.convert import (
+    HF_PART,
+    compare,
+    convert,
+    dtypes_of,
+    open_side,
+)
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from tests.fakes import models
 
@@ -72,8 +80,7 @@ def test_several_dtypes_are_not_rounded_to_one_in_silence(source, tmp_path):
 def test_progress_counts_every_byte_that_is_written_and_compared(source, tmp_path):
     counted = []
     convert(source, tmp_path / "b", progress=counted.append)
-    _, spec = open_side(source)
-    assert sum(counted) == 2 * module.total_bytes(spec, torch.float32)
+    assert sum(counted) == 2 * 4 * sum(v.numel() for v in tensors(source).values())
 
 
 def test_a_target_that_exists_is_left_alone(source, tmp_path):
@@ -95,20 +102,17 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(
 
 def test_a_result_that_differs_gets_no_name(source, tmp_path, monkeypatch):
     """As if the disk had changed a value after it was written."""
-    finish = module.DistCheckpointWriter.finish
+    finish = targets.MegatronTarget.finish
 
-    def damage(self, common):
-        self._file.flush()
-        path = self.folder / self._FILE
-        data = bytearray(path.read_bytes())
-        place = next(p for i, p in self._places.items() if "word_emb" in i.fqn)
-        middle = place.offset + place.length // 2
-        data[middle] ^= 1
-        path.write_bytes(bytes(data))
-        finish(self, common)
+    def damage(self, folder):
+        finish(self, folder)
+        file, start, around = self._places[0]
+        with open(folder / file, "r+b") as data:
+            data.seek(start + len(around.head) + 40)
+            data.write(b"\x77")
 
-    monkeypatch.setattr(module.DistCheckpointWriter, "finish", damage)
-    with pytest.raises(CheckpointError, match=r"embed_tokens.weight|cannot read"):
+    monkeypatch.setattr(targets.MegatronTarget, "finish", damage)
+    with pytest.raises(CheckpointError, match=r"not what was read .*embed_tokens"):
         convert(source, tmp_path / "b")
     assert list(tmp_path.iterdir()) == []
 
@@ -121,9 +125,11 @@ def test_comparing_finds_one_bit_and_a_nan_equals_itself(source, tmp_path):
     models.save(folder, "qwen3", tied=True, layers=2, hidden=32)
     save_file(values, folder / "model.safetensors", {"format": "pt"})
     one, spec = open_side(folder)
-    compare(one, open_side(folder)[0], spec)
+    weights = weights_of(spec)
+    plan = list(zip(weights, dtypes_of(one, weights, None), strict=True))
+    compare(one, open_side(folder)[0], plan)
     with pytest.raises(CheckpointError, match=f"{name} differs .* 1 of"):
-        compare(one, open_side(source)[0], spec)
+        compare(one, open_side(source)[0], plan)
 
 
 def test_a_checkpoint_without_configuration_asks_for_it(source, tmp_path):

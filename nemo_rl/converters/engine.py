@@ -1,0 +1,189 @@
+"""Weights shared among threads or processes, within a bound of memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Lock
+
+from nemo_rl.converters.bridge import Side
+from nemo_rl.converters.conversion import Conversion, Request
+from nemo_rl.converters.manifest import digest
+from nemo_rl.converters.partial import Done
+from nemo_rl.converters.targets import write_piece
+from nemo_rl.utils.exceptions import CheckpointError
+
+_SMALL = 64 << 20
+"""Weights that are small beside this are handed out ahead."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """Converts one weight at a time; any number of threads may use it.
+
+    Args:
+        conversion: the plan.
+        result: the folder that is written, with its files made.
+    """
+
+    def __init__(self, conversion: Conversion, result: Path) -> None:
+        self.conversion, self.result = conversion, result
+        self._files: dict[str, int] = {}
+        self._written: Side | None = None
+        self._lock = Lock()
+
+    def copy(self, number: int) -> Done:
+        """Write a weight; the digests of its Hugging Face tensors.
+
+        Raises:
+            OSError: it could not be written.
+            CheckpointError: it could not be read.
+        """
+        side = self.conversion.side
+        weight, dtype = self.conversion.plan[number]
+        stored = side.parts(weight)
+        parts = [part.to(dtype) for part in stored]
+        if any(new is not old for new, old in zip(parts, stored, strict=True)):
+            side.release(weight)
+        del stored
+        done = {n: digest(p) for n, p in zip(weight.rule.hf, parts, strict=True)}
+        for piece in self.conversion.target.pieces(number, parts):
+            write_piece(self._file(piece.file), piece)
+        side.release(weight)
+        return done
+
+    def check(self, number: int) -> Done:
+        """Read a weight of the result; the digests of its Hugging Face tensors.
+
+        Raises:
+            CheckpointError: it cannot be read, or has another dtype.
+        """
+        with self._lock:
+            if self._written is None:
+                self._written = self.conversion.result(self.result)
+        weight, dtype = self.conversion.plan[number]
+        done = {}
+        parts = self._written.parts(weight)
+        for name, part in zip(weight.rule.hf, parts, strict=True):
+            if part.dtype != dtype:
+                raise CheckpointError(
+                    f"{name} is {part.dtype} in the result, expected {dtype}"
+                )
+            done[name] = digest(part)
+        self._written.release(weight)
+        return done
+
+    def sync(self) -> None:
+        """Force all files with weights to the disk.
+
+        Raises:
+            OSError: they could not be stored.
+        """
+        for name in self.conversion.target.files:
+            os.fsync(self._file(name))
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files = {}
+
+    def _file(self, name: str) -> int:
+        with self._lock:
+            if name not in self._files:
+                self._files[name] = os.open(self.result / name, os.O_WRONLY)
+            return self._files[name]
+
+
+_mine: Worker | None = None
+"""Of a process that helps another one."""
+
+
+def _help(request: Request, result: Path) -> None:
+    global _mine
+    # Whoever stops the parent stops this process with it, and not on its own.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _mine = Worker(Conversion(request), result)
+
+
+def _one(task: str, number: int) -> Done:
+    assert _mine is not None
+    return getattr(_mine, task)(number)
+
+
+class Crew:
+    """Threads, or processes, that share the weights of a conversion.
+
+    Weights are handed out while their memory stays below twice that of the largest
+    weight, whatever the number of workers.
+
+    Args:
+        worker: does the work in this process.
+        threads: workers in this process.
+        processes: workers beside it instead, where more than 1.
+    """
+
+    def __init__(self, worker: Worker, threads: int, processes: int) -> None:
+        self._worker = worker
+        self._count = max(processes if processes > 1 else threads, 1)
+        self._costs = worker.conversion.costs
+        self._limit = max(*self._costs, 2 * worker.conversion.largest, _SMALL)
+        self._pool: Executor
+        if processes > 1:
+            self._pool = ProcessPoolExecutor(
+                processes,
+                mp_context=get_context("spawn"),
+                initializer=_help,
+                initargs=(worker.conversion.request, worker.result),
+            )
+        else:
+            self._pool = ThreadPoolExecutor(self._count)
+        self._remote = processes > 1
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, task: str, numbers: Iterable[int]) -> Iterator[tuple[int, Done]]:
+        """Do ``Worker.copy`` or ``Worker.check`` for weights, in any order.
+
+        Raises:
+            OSError: see there.
+            CheckpointError: see there.
+        """
+        waiting, running = deque(numbers), dict[Future[Done], int]()
+        used = 0
+        while waiting or running:
+            while waiting and len(running) < 2 * self._count:
+                cost = self._costs[waiting[0]]
+                if running and used + cost > self._limit:
+                    break
+                number = waiting.popleft()
+                running[self._submit(task, number)] = number
+                used += cost
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                number = running.pop(future)
+                used -= self._costs[number]
+                yield number, future.result()
+
+    def _submit(self, task: str, number: int) -> Future[Done]:
+        if self._remote:
+            return self._pool.submit(_one, task, number)
+        return self._pool.submit(getattr(self._worker, task), number)
