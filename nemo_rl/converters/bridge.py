@@ -24,8 +24,6 @@ from nemo_rl.converters.rules import TE_NAMES, WeightRule
 from nemo_rl.converters.transforms import PadVocabulary
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
-_CHECKPOINT_NAMES = {ours: te for te, ours in TE_NAMES.items()}
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -65,8 +63,7 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
         place = (name, (), ())
         if match is not None:
             place = _place(match[2], layer, spec, stacked=stacked)
-        parts = [torch.empty(spec.shape(d), device="meta") for d in rule.hf.values()]
-        shape = tuple(rule.transform.merge(parts, spec).shape)
+        shape = rule.megatron_shape(spec)
         found.append((layer, Weight(rule, place[0], shape, *place[1:])))
     return [weight for _, weight in sorted(found, key=lambda item: item[0])]
 
@@ -75,11 +72,7 @@ def _place(
     name: str, layer: int, spec: ModelSpec, *, stacked: bool
 ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     """Key, index and stack of a layer's weight."""
-    # Experts are not fused with the norm before them, nor is a query without a rank.
-    if not (spec.has_experts(layer) and name == "pre_mlp_layernorm.weight") and not (
-        spec.mla is not None and name == "input_layernorm.weight"
-    ):
-        name = _CHECKPOINT_NAMES.get(name, name)
+    name = _fused_norms(spec, layer).get(name, name)
     index, stack = (layer,), (spec.num_layers,)
     prefix = "decoder.layers."
     if not stacked:
@@ -89,6 +82,18 @@ def _place(
         name = f"mlp.experts.experts.{expert[2]}"
         index, stack = (*index, int(expert[1])), (*stack, spec.moe.experts)
     return prefix + name, index, stack
+
+
+def _fused_norms(spec: ModelSpec, layer: int) -> dict[str, str]:
+    """Norms of a layer that Transformer Engine keeps with the linear after them."""
+    left_out = set()
+    if spec.has_experts(layer):
+        left_out.add("pre_mlp_layernorm.weight")
+    if spec.mla is not None:
+        left_out.add("input_layernorm.weight")
+    else:
+        left_out |= {f"self_attention.{x}_layernorm.weight" for x in ("q", "kv")}
+    return {ours: te for te, ours in TE_NAMES.items() if ours not in left_out}
 
 
 def extra_states(weights: Iterable[Weight]) -> list[str]:

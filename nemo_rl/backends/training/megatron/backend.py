@@ -59,11 +59,12 @@ class MegatronBackend:
         hf_config = {**read_hf_config(self.model_folder), **overrides}
         source = str(self.model_folder / "config.json")
         self.spec: ModelSpec = model_spec(hf_config, source=source)
+        megatron = policy.megatron_cfg
         parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=policy.megatron_cfg.tensor_model_parallel_size,
-            pipeline_model_parallel_size=(
-                policy.megatron_cfg.pipeline_model_parallel_size
-            ),
+            tensor_model_parallel_size=megatron.tensor_model_parallel_size,
+            pipeline_model_parallel_size=megatron.pipeline_model_parallel_size,
+            expert_model_parallel_size=megatron.expert_model_parallel_size,
+            expert_tensor_parallel_size=1,
         )
         self.platform.seed(config.seed)
         self.model, transformer = build_model(self.spec, policy, self.platform)
@@ -183,8 +184,12 @@ class MegatronBackend:
         return split_micro_batches(batch, size, self.platform.device, multiple=multiple)
 
     def _copy_weights(self) -> list[Tensor]:
-        parameters = self.model.parameters()
-        return [p.detach().to("cpu", copy=True) for p in parameters]
+        return [w.detach().to("cpu", copy=True) for w in self._weights()]
+
+    def _weights(self) -> list[Tensor]:
+        from nemo_rl.backends.training.megatron.model import weights_of_rank
+
+        return [weight for _, _, weight in weights_of_rank(self.model, self.spec)]
 
     @contextmanager
     @torch.no_grad()
@@ -200,5 +205,5 @@ class MegatronBackend:
 
     @torch.no_grad()
     def _fill(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.model.parameters(), values, strict=True):
-            parameter.copy_(value)
+        for weight, value in zip(self._weights(), values, strict=True):
+            weight.copy_(value)

@@ -11,33 +11,53 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from nemo_rl.backends.training.megatron.model import PolicyModel, rule_name
-from nemo_rl.converters.families import rules_for
+from nemo_rl.backends.training.megatron.model import (
+    PolicyModel,
+    is_divided,
+    weights_of_rank,
+)
 from nemo_rl.converters.hf import HfShardWriter, finish_folder
 from nemo_rl.converters.model_spec import ModelSpec
+from nemo_rl.converters.rules import WeightRule
 
 
 @torch.no_grad()
 def export_weights(model: PolicyModel, spec: ModelSpec) -> Iterator[tuple[str, Tensor]]:
     """Yield every Hugging Face tensor of this stage, one Megatron weight at a time.
 
-    A collective over the tensor-parallel group: all its ranks must exhaust the
-    iterator, and all receive the full tensors. A tied embedding is yielded by the
-    first stage alone.
+    A collective over the tensor- and expert-parallel groups: all their ranks must
+    exhaust the iterator, and all receive the full tensors. A tied embedding is yielded
+    by the first stage alone.
     """
-    rules = rules_for(spec)
     group = parallel_state.get_tensor_model_parallel_group()
-    for name, parameter in model.named_parameters():
+    for name, rule, part in weights_of_rank(model, spec):
         if spec.tied and name.endswith("output_layer.weight"):
             continue
-        rule = rules[rule_name(name, model, spec)]
-        full = rule.shard.unshard(_gather(parameter.detach(), rule.shard.dim, group))
-        parts = rule.transform.split(full, spec)
-        yield from zip(rule.hf, parts, strict=True)
+        part = part.detach()
+        if ".mlp.experts." in rule.megatron:
+            yield from _every_rank(rule, part, spec)
+            continue
+        if is_divided(rule, part, spec):
+            part = rule.shard.unshard(_gather(part, group))
+        yield from zip(rule.hf, rule.transform.split(part, spec), strict=True)
 
 
-def _gather(part: Tensor, dim: int | None, group: Any) -> list[Tensor]:
-    if dim is None or group.size() == 1:
+def _every_rank(
+    rule: WeightRule, part: Tensor, spec: ModelSpec
+) -> Iterator[tuple[str, Tensor]]:
+    """An expert of this rank, and the ones that the others of its group have."""
+    group = parallel_state.get_expert_model_parallel_group()
+    assert spec.moe is not None
+    own = int(rule.megatron.split(".mlp.experts.")[1].split(".")[0])
+    count = spec.moe.experts // group.size()
+    for rank, full in enumerate(_gather(part, group)):
+        expert = own + (rank - group.rank()) * count
+        hf = [n.replace(f".experts.{own}.", f".experts.{expert}.") for n in rule.hf]
+        yield from zip(hf, rule.transform.split(full, spec), strict=True)
+
+
+def _gather(part: Tensor, group: Any) -> list[Tensor]:
+    if group.size() == 1:
         return [part]
     parts = [torch.empty_like(part) for _ in range(group.size())]
     # gloo sends wrong data from a tensor that is not contiguous.
