@@ -135,6 +135,7 @@ def dcp_to_hf(
         folder,
         {"dtype": prevalent(tensors)},
         lambda name: checkpoint.release(found.keys[name]),
+        "dcp-to-hf",
     )
     publish_hf(target, result, shard_bytes=shard_bytes, progress=progress)
     return found.left

@@ -236,6 +236,7 @@ def lora_merge(
             base,
             changes,
             lambda name: merge.base.release(merge.origin(name)),
+            "lora-merge",
         )
         publish_hf(target, result, shard_bytes=shard_bytes, progress=progress)
         return merge.notes()

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import nemo_rl
 from nemo_rl.converters.hf import HfWeights, finish_folder
+from nemo_rl.converters.manifest import digest, write_manifest
 from nemo_rl.converters.safetensors_stream import Announced, SafetensorsStream
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import human_size
@@ -49,6 +51,7 @@ class HfResult:
         companions: folder that configuration and tokenizer are copied from.
         changes: entries of config.json that differ from that folder's.
         release: gives back the memory of what ``read`` read.
+        command: that makes it, for the manifest.
     """
 
     tensors: Sequence[Announced]
@@ -56,6 +59,7 @@ class HfResult:
     companions: Path
     changes: Mapping[str, Any]
     release: Callable[[str], None] = _keep
+    command: str = ""
 
 
 def publish_hf(
@@ -93,12 +97,18 @@ def publish_hf(
         finish_folder(
             folder, [written], source=result.companions, config_changes=result.changes
         )
-        _compare(folder, result, progress)
+        tensors = _compare(folder, result, progress)
+        made = {"nemo_rl": nemo_rl.__version__, "kind": "huggingface"}
+        write_manifest(folder, tensors, {**made, "command": result.command})
 
     return publish_folder(target, write)
 
 
-def _compare(folder: Path, result: HfResult, progress: Progress) -> None:
+def _compare(
+    folder: Path, result: HfResult, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    """Read the folder back; what its manifest says of every tensor."""
+    found: dict[str, dict[str, Any]] = {}
     with HfWeights(folder) as weights:
         expected = {name for name, _, _ in result.tensors}
         if weights.names() != expected:
@@ -109,9 +119,16 @@ def _compare(folder: Path, result: HfResult, progress: Progress) -> None:
         for name, _, _ in result.tensors:
             tensor = weights.tensor(name)
             check_same(name, result.read(name), tensor, folder)
+            found[name] = {
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+                "shape": list(tensor.shape),
+                "bytes": tensor.nbytes,
+                "digest": digest(tensor),
+            }
             progress(tensor.nbytes)
             weights.release(name)
             result.release(name)
+    return found
 
 
 def check_same(name: str, expected: Tensor, found: Tensor, folder: Path) -> None:

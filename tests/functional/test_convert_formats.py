@@ -9,11 +9,16 @@ import pytest
 import torch
 import transformers
 
+from nemo_rl.converters.bridge import find_weights
 from nemo_rl.converters.dcp import dcp_to_hf, hf_to_dcp
+from nemo_rl.converters.dist_checkpoint import DistCheckpoint, read_index
 from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.layout import Layout
 from nemo_rl.converters.lora import lora_merge
+from nemo_rl.converters.reshard import reshard
 from tests.fakes import models
 from tests.functional.ranks import run_ranks
+from tests.functional.test_convert import WIDE, session
 
 
 def contents(folder):
@@ -162,3 +167,54 @@ def test_lora_in_bfloat16_is_rounded_once(tmp_path):
     for name, value in contents(tmp_path / "out").items():
         assert value.dtype is torch.bfloat16
         assert torch.equal(value, expected[name].bfloat16()), name
+
+
+def _saved_after_a_step(rank, folder, layout, path):
+    one = session(rank, folder, layout)
+    one.step(0)
+    one.save(path)
+
+
+def _resumed(rank, folder, layout, paths):
+    """Resume from each checkpoint, make a step, save beside it."""
+    one = session(rank, folder, layout)
+    for path in paths:
+        one.backend.load_checkpoint(path)
+        result = one.step(1)
+        one.save(path.with_name(f"{path.name}-after"))
+    return result
+
+
+def boxes(checkpoint):
+    """Every entry and the pieces that it is stored in."""
+    found = read_index(find_weights(checkpoint)).state_dict_metadata
+    return {
+        key: sorted((c.offsets, c.sizes) for c in getattr(entry, "chunks", []))
+        for key, entry in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("family", "before", "layout", "sizes"),
+    [
+        ("qwen2", "one", "tp2pp2", Layout(tp=2, pp=2)),
+        ("qwen3_moe", "ep2", "ep2pp2", Layout(pp=2, ep=2)),
+    ],
+)
+def test_training_goes_on_from_a_resharded_checkpoint(
+    tmp_path, family, before, layout, sizes
+):
+    """Bit for bit as from the original; in the pieces that Megatron itself writes."""
+    source = models.save(tmp_path / "source", family, tied=True, layers=2, hidden=32)
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_ranks(_saved_after_a_step, WIDE[before][0], source, before, one)
+    reshard(one, two, sizes, config=source)
+    run_ranks(_resumed, WIDE[layout][0], source, layout, [one, two])
+    after = [find_weights(tmp_path / f"{name}-after") for name in ("one", "two")]
+    start, left, right = (DistCheckpoint(p) for p in (find_weights(two), *after))
+    assert left.tensors.keys() == right.tensors.keys()
+    assert any(key.startswith("optimizer.state.exp_avg.") for key in left.tensors)
+    for key in left.tensors:
+        assert torch.equal(left.read(key), right.read(key)), key
+        assert not torch.equal(left.read(key), start.read(key)), key
+    assert boxes(two) == boxes(tmp_path / "two-after")
