@@ -86,7 +86,14 @@ def find_model(
     Raises:
         CheckpointError: names are missing or too many, or several prefixes would do.
     """
-    named = {_plain(key): key for key in keys if not key.startswith("optim")}
+    candidates = [key for key in keys if not key.startswith("optim")]
+    named = {_plain(key): key for key in candidates}
+    if len(named) < len(candidates):
+        twice = set(candidates) - set(named.values())
+        raise CheckpointError(
+            f"entries differ in the names of torch's wrappers alone: {some(twice)}. "
+            "Which one counts is not known: save the model's state dict once."
+        )
     wanted = set(expected.shapes)
     if prefix is None:
         prefix = _prefix(named, wanted)

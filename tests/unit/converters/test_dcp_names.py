@@ -44,6 +44,8 @@ def test_names_of_wrappers_are_looked_through(untied):
         for name in untied.shapes
     ]
     assert set(find_model(keys, untied).keys) == set(untied.shapes)
+    with pytest.raises(CheckpointError, match="wrappers alone: .*norm.weight"):
+        find_model([*keys, "model.model.norm.weight"], untied)
 
 
 def test_a_tied_output_layer_may_be_there_or_not(tied):
