@@ -65,10 +65,20 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
         place = (name, (), ())
         if match is not None:
             place = _place(match[2], layer, spec, stacked=stacked)
-        parts = [torch.empty(spec.shape(d), device="meta") for d in rule.hf.values()]
-        shape = tuple(rule.transform.merge(parts, spec).shape)
+        shape = _merged_shape(rule, spec)
         found.append((layer, Weight(rule, place[0], shape, *place[1:])))
     return [weight for _, weight in sorted(found, key=lambda item: item[0])]
+
+
+def _merged_shape(rule: WeightRule, spec: ModelSpec) -> tuple[int, ...]:
+    """Shape of the Megatron weight: a merge moves rows and leaves them as they are."""
+    shapes = [spec.shape(dims) for dims in rule.hf.values()]
+    # Rows of two elements; tensors without memory (meta) would load torch's compiler.
+    thin = [torch.empty(shape[0], *[2] * (len(shape) - 1)) for shape in shapes]
+    rows, *rest = rule.transform.merge(thin, spec).shape
+    if rest != [2] * (len(shapes[0]) - 1):
+        raise NotImplementedError(f"{rule.megatron}: its merge does not keep rows")
+    return (rows, *shapes[0][1:])
 
 
 def _place(
