@@ -21,9 +21,18 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from nemo_rl.converters.archive import NOTHING, envelope, raw, saved_tensor
-from nemo_rl.converters.dist_index import INDEX, IndexBuilder, read_index
+from nemo_rl.converters.dist_index import COMMON, INDEX, IndexBuilder, read_index
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
+
+__all__ = [
+    "COMMON",
+    "INDEX",
+    "DistCheckpoint",
+    "DistCheckpointWriter",
+    "StoredTensor",
+    "read_index",
+]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,13 @@ That megatron-core reads them too is tests/functional/test_convert.py.
 from __future__ import annotations
 
 import os
-import pickle
 
 import pytest
 import torch
 
 from nemo_rl.converters.dist_checkpoint import (
-    INDEX,
     DistCheckpoint,
     DistCheckpointWriter,
-    read_index,
 )
 from nemo_rl.utils.exceptions import CheckpointError
 
@@ -90,35 +87,6 @@ def test_chunks_that_torch_divides_are_joined(tmp_path):
     writer._index.write(tmp_path, {})
     with pytest.raises(CheckpointError, match=r"w at \[0, 0\] and \[1, 0\] overlap"):
         DistCheckpoint(tmp_path).read("w", (1,))
-
-
-def test_an_index_that_asks_for_more_is_not_run(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "ran"),))
-
-    (tmp_path / INDEX).write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(
-        CheckpointError, match="not a readable index: it asks for posix"
-    ):
-        read_index(tmp_path)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "has no .metadata"),
-        (b"", "not a readable index"),
-        (b"\x80\x04garbage", "index|damaged"),
-        (pickle.dumps({"a": 1}), "holds dict, not an index"),
-    ],
-)
-def test_what_is_no_index_says_so(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / INDEX).write_bytes(content)
-    with pytest.raises(CheckpointError, match=message):
-        DistCheckpoint(tmp_path)
 
 
 def test_a_cut_file_names_the_tensor(folder):

@@ -1,0 +1,67 @@
+"""The index of a checkpoint: built without mistakes, read without running it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from nemo_rl.converters.dist_index import INDEX, IndexBuilder, read_index
+from nemo_rl.utils.exceptions import CheckpointError
+
+PLACE = ("__0_0.distcp", 0, 100)
+
+
+def test_what_is_built_is_read(tmp_path):
+    builder = IndexBuilder()
+    builder.add("w", (3,), torch.float32, ((1,), (2,)), PLACE)
+    assert builder.missing() == ["w (3 of 6 elements)"]
+    builder.add("w", (3,), torch.float32, ((0,), (2,)), PLACE)
+    builder.add_nothing("x", PLACE)
+    assert builder.missing() == []
+    builder.write(tmp_path, {"iteration": 3})
+    index = read_index(tmp_path)
+    assert index.state_dict_metadata["w"].size == torch.Size((2, 3))
+    assert len(index.storage_data) == 3
+
+
+def test_parts_of_one_tensor_agree_and_come_once():
+    builder = IndexBuilder()
+    builder.add("w", (3,), torch.float32, ((0,), (2,)), PLACE)
+    with pytest.raises(ValueError, match="w changes its shape"):
+        builder.add("w", (4,), torch.float32, ((1,), (2,)), PLACE)
+    with pytest.raises(ValueError, match="w changes its shape or dtype"):
+        builder.add("w", (3,), torch.bfloat16, ((1,), (2,)), PLACE)
+    with pytest.raises(ValueError, match="w at .* comes twice"):
+        builder.add("w", (3,), torch.float32, ((0,), (2,)), PLACE)
+
+
+def test_an_index_that_asks_for_more_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    (tmp_path / INDEX).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(
+        CheckpointError, match="not a readable index: it asks for posix"
+    ):
+        read_index(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "has no .metadata"),
+        (b"", "not a readable index"),
+        (b"\x80\x04garbage", "index|damaged"),
+        (pickle.dumps({"a": 1}), "holds dict, not an index"),
+    ],
+)
+def test_what_is_no_index_says_so(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / INDEX).write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        read_index(tmp_path)
