@@ -22,12 +22,18 @@ from nemo_rl.converters.bridge import (
     Side,
     Weight,
     extra_states,
+    find_weights,
     is_megatron,
     weights_of,
 )
 from nemo_rl.converters.dist_checkpoint import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.hf import copy_companions, finish_folder, write_config
+from nemo_rl.converters.hf import (
+    HF_PART,
+    copy_companions,
+    finish_folder,
+    write_config,
+)
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.safetensors_stream import SafetensorsStream
@@ -35,8 +41,6 @@ from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import human_size
 from nemo_rl.utils.publish import publish_folder
 
-HF_PART = "hf"
-"""Folder in a converted checkpoint that keeps config.json and the tokenizer."""
 Plan = list[tuple[Weight, torch.dtype]]
 """The weights of a model in their order, and the dtype that each is written in."""
 Progress = Callable[[int], None]
@@ -72,7 +76,8 @@ def config_of(folder: Path, config: Path | None) -> Path:
     """The folder with the ``config.json`` of a folder of weights."""
     if config is not None:
         return config
-    for place in (folder / HF_PART, folder):
+    beside = find_weights(folder).parent if is_megatron(folder) else folder
+    for place in (folder / HF_PART, folder, beside / HF_PART):
         if (place / "config.json").exists():
             return place
     raise ConfigurationError(

@@ -33,6 +33,7 @@ class SafetensorsStream:
         folder: existing folder.
         tensors: (name, shape, dtype) of every tensor, in the order of ``add``.
         shard_bytes: a shard ends before the tensor that would exceed it.
+        prefix: start of each shard's file name; distinct per writing process.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class SafetensorsStream:
         folder: Path,
         tensors: Sequence[Announced],
         shard_bytes: int = 4 << 30,
+        prefix: str = "shard",
     ) -> None:
-        self.folder = folder
+        self.folder, self.prefix = folder, prefix
         self._shards = _divide(tensors, shard_bytes)
         self._coming = [
             (s, item) for s, shard in enumerate(self._shards) for item in shard
@@ -65,7 +67,9 @@ class SafetensorsStream:
         if shard != self._open:
             self._begin(shard)
         assert self._file is not None
-        self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        self._file.write(
+            tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
 
     def close(self) -> dict[str, Any]:
         """End the last shard; returns the shards for ``hf.finish_folder``.
@@ -77,7 +81,7 @@ class SafetensorsStream:
         if self._coming:
             raise ValueError(f"{len(self._coming)} tensors have not come")
         shards = {
-            _file_name(number): [name for name, _, _ in shard]
+            self._name(number): [name for name, _, _ in shard]
             for number, shard in enumerate(self._shards)
         }
         sizes = [_bytes(item) for shard in self._shards for item in shard]
@@ -87,6 +91,9 @@ class SafetensorsStream:
         """Let go of the file; for a write that failed."""
         if self._file is not None:
             self._file.close()
+
+    def _name(self, shard: int) -> str:
+        return f"{self.prefix}-{shard:05d}.safetensors"
 
     def _begin(self, shard: int) -> None:
         self.abandon()
@@ -104,7 +111,7 @@ class SafetensorsStream:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._open = shard
-        self._file = open(self.folder / _file_name(shard), "xb")  # noqa: SIM115
+        self._file = open(self.folder / self._name(shard), "xb")  # noqa: SIM115
         self._file.write(len(text).to_bytes(8, "little") + text)
 
 
@@ -118,13 +125,9 @@ def _divide(tensors: Sequence[Announced], limit: int) -> list[list[Announced]]:
             filled = 0
         shards[-1].append(item)
         filled += size
-    return shards
+    return [shard for shard in shards if shard]
 
 
 def _bytes(item: Announced) -> int:
     _, shape, dtype = item
     return math.prod(shape) * dtype.itemsize
-
-
-def _file_name(shard: int) -> str:
-    return f"shard-{shard:05d}.safetensors"
