@@ -41,8 +41,21 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
         "out or set it to true.",
     ),
     ("MegatronConfig", "context_parallel_size"): Refusal(_above_one, _RAISE_TP),
-    ("MegatronConfig", "expert_model_parallel_size"): Refusal(_above_one, _RAISE_TP),
-    ("MegatronConfig", "expert_tensor_parallel_size"): Refusal(_above_one, _RAISE_TP),
+    ("MegatronConfig", "expert_tensor_parallel_size"): Refusal(
+        _above_one,
+        "Leave it out: every expert is on one process; raise "
+        "expert_model_parallel_size instead.",
+    ),
+    ("MegatronConfig", "moe_router_load_balancing_type"): Refusal(
+        lambda value: value not in (None, "none"),
+        "Set it to 'none': the loss has no auxiliary term.",
+    ),
+    ("MegatronConfig", "moe_enable_deepep"): Refusal(
+        _on, "Set it to false; moe_token_dispatcher_type 'alltoall' does its work."
+    ),
+    ("MegatronConfig", "moe_shared_expert_overlap"): Refusal(_on, "Set it to false."),
+    ("MegatronConfig", "moe_per_layer_logging"): Refusal(_on, "Set it to false."),
+    ("MegatronConfig", "track_moe_metrics"): Refusal(_on, "Set it to false."),
     ("MegatronConfig", "virtual_pipeline_model_parallel_size"): Refusal(
         _above_one, "Leave it out: the pipeline runs without interleaving."
     ),

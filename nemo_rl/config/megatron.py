@@ -43,7 +43,7 @@ class MegatronConfig(BaseConfig):
     context_parallel_size: int = Field(1, ge=1)
     """Not available above 1: processes that share every sequence."""
     expert_model_parallel_size: int = Field(1, ge=1)
-    """Not available above 1: processes that share the experts of a layer."""
+    """Processes that share the experts of a layer; divides their number."""
     expert_tensor_parallel_size: int | None = Field(None, ge=1)
     """Not available above 1: processes that share every expert."""
     layer_spec: Literal["auto", "te", "torch"] = "auto"
@@ -89,25 +89,25 @@ class MegatronConfig(BaseConfig):
     linear_ce_fusion_chunk_size: int | None = None
     """Accepted, see use_linear_ce_fusion_loss."""
     freeze_moe_router: bool = False
-    """Accepted; there are no mixture-of-experts models in this version."""
-    moe_router_dtype: str | None = None
-    """Accepted; no effect on dense models."""
+    """Keep the weights that choose experts as they are."""
+    moe_router_dtype: Literal["fp32", "fp64"] | None = None
+    """Precision of the scores of experts; None is fp32."""
     moe_router_load_balancing_type: str | None = None
-    """Accepted; no effect on dense models."""
+    """Only "none": there is no auxiliary loss."""
     moe_router_bias_update_rate: float = 0.0
-    """Accepted; no effect on dense models."""
+    """How far an update moves the bias of the choice of experts (DeepSeek-V3)."""
     moe_permute_fusion: bool = False
-    """Accepted; no effect on dense models."""
+    """Use the fused kernel that sorts tokens by expert (needs TE)."""
     moe_per_layer_logging: bool = False
-    """Accepted; no effect on dense models."""
+    """Not available: metrics of every layer's experts."""
     moe_enable_deepep: bool = False
-    """Accepted; no effect on dense models."""
-    moe_token_dispatcher_type: str | None = None
-    """Accepted; no effect on dense models."""
+    """Not available: DeepEP's exchange of tokens."""
+    moe_token_dispatcher_type: Literal["alltoall", "allgather"] | None = None
+    """How tokens get to the processes of their experts; None is alltoall."""
     moe_shared_expert_overlap: bool = False
-    """Accepted; no effect on dense models."""
+    """Not available: shared experts beside the exchange of tokens."""
     track_moe_metrics: bool = False
-    """Accepted; no effect on dense models."""
+    """Not available: metrics of the experts' load."""
     train_iters: int | None = None
     """Accepted; the algorithm's max_num_steps decides."""
     fp8_cfg: dict[str, Any] | None = None

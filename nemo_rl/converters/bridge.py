@@ -24,8 +24,6 @@ from nemo_rl.converters.rules import TE_NAMES, WeightRule
 from nemo_rl.converters.transforms import PadVocabulary
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
-_CHECKPOINT_NAMES = {ours: te for te, ours in TE_NAMES.items()}
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -71,13 +69,12 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
 
 
 def _merged_shape(rule: WeightRule, spec: ModelSpec) -> tuple[int, ...]:
-    """Shape of the Megatron weight: a merge moves rows and leaves them as they are."""
+    """``rule.megatron_shape``, which loads torch's compiler (meta tensors), cheaply."""
     shapes = [spec.shape(dims) for dims in rule.hf.values()]
-    # Rows of two elements; tensors without memory (meta) would load torch's compiler.
     thin = [torch.empty(shape[0], *[2] * (len(shape) - 1)) for shape in shapes]
     rows, *rest = rule.transform.merge(thin, spec).shape
-    if rest != [2] * (len(shapes[0]) - 1):
-        raise NotImplementedError(f"{rule.megatron}: its merge does not keep rows")
+    if rest != [2] * (len(shapes[0]) - 1):  # it does more than move rows
+        return rule.megatron_shape(spec)
     return (rows, *shapes[0][1:])
 
 
@@ -85,11 +82,7 @@ def _place(
     name: str, layer: int, spec: ModelSpec, *, stacked: bool
 ) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     """Key, index and stack of a layer's weight."""
-    # Experts are not fused with the norm before them, nor is a query without a rank.
-    if not (spec.has_experts(layer) and name == "pre_mlp_layernorm.weight") and not (
-        spec.mla is not None and name == "input_layernorm.weight"
-    ):
-        name = _CHECKPOINT_NAMES.get(name, name)
+    name = _fused_norms(spec, layer).get(name, name)
     index, stack = (layer,), (spec.num_layers,)
     prefix = "decoder.layers."
     if not stacked:
@@ -99,6 +92,18 @@ def _place(
         name = f"mlp.experts.experts.{expert[2]}"
         index, stack = (*index, int(expert[1])), (*stack, spec.moe.experts)
     return prefix + name, index, stack
+
+
+def _fused_norms(spec: ModelSpec, layer: int) -> dict[str, str]:
+    """Norms of a layer that Transformer Engine keeps with the linear after them."""
+    left_out = set()
+    if spec.has_experts(layer):
+        left_out.add("pre_mlp_layernorm.weight")
+    if spec.mla is not None:
+        left_out.add("input_layernorm.weight")
+    else:
+        left_out |= {f"self_attention.{x}_layernorm.weight" for x in ("q", "kv")}
+    return {ours: te for te, ours in TE_NAMES.items() if ours not in left_out}
 
 
 def extra_states(weights: Iterable[Weight]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,11 @@ TE_NAMES = {
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
 """Transformer Engine fuses norms into the linear that follows them."""
+_RANK_NAMES = {
+    **TE_NAMES,
+    "self_attn_bda.weight": "self_attention.linear_proj.post_layernorm.weight",
+    "mlp_bda.weight": "mlp.linear_fc2.post_layernorm.weight",
+}
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,21 @@ class WeightRule:
     layers: Literal["all", "dense", "experts"] = "all"
     keeps_dtype: bool = False
 
-    def at(self, layer: int | None, expert: int | None = None) -> WeightRule:
+    def at(self, layer: int, expert: int | None = None) -> WeightRule:
         """The rule with the numbers of layer and expert filled in."""
-        if layer is None:
-            return self
         numbers = {"layer": layer, "expert": expert}
         return replace(
             self,
             megatron=self.megatron.format(**numbers),
             hf={name.format(**numbers): dims for name, dims in self.hf.items()},
         )
+
+    def megatron_shape(self, spec: ModelSpec) -> tuple[int, ...]:
+        """Shape of the whole Megatron tensor, its vocabulary unpadded."""
+        import torch
+
+        parts = [torch.empty(spec.shape(d), device="meta") for d in self.hf.values()]
+        return tuple(self.transform.merge(parts, spec).shape)
 
     def applies_to(self, spec: ModelSpec, layer: int) -> bool:
         """Whether a layer has this weight."""
@@ -73,23 +83,31 @@ def expand(rules: Iterable[WeightRule], spec: ModelSpec) -> dict[str, WeightRule
 
     Weights that tying makes a second name (the output layer of a tied model) have no
     rule of their own.
+
+    Raises:
+        ValueError: two rules for one parameter.
     """
     found: dict[str, WeightRule] = {}
     for rule in rules:
         if spec.tied and rule.megatron == "output_layer.weight":
             continue
-        if "{layer}" not in rule.megatron:
-            found[rule.megatron] = rule
-            continue
-        experts: Iterable[int | None] = (None,)
-        if "{expert}" in rule.megatron and spec.moe is not None:
-            experts = range(spec.moe.experts)
-        for layer in range(spec.num_layers):
-            if rule.applies_to(spec, layer):
-                for expert in experts:
-                    filled = rule.at(layer, expert)
-                    found[filled.megatron] = filled
+        for filled in _filled(rule, spec):
+            if filled.megatron in found:
+                raise ValueError(f"two rules for {filled.megatron}")
+            found[filled.megatron] = filled
     return found
+
+
+def _filled(rule: WeightRule, spec: ModelSpec) -> Iterator[WeightRule]:
+    if "{layer}" not in rule.megatron:
+        yield rule
+        return
+    experts: Iterable[int | None] = (None,)
+    if "{expert}" in rule.megatron and spec.moe is not None:
+        experts = range(spec.moe.experts)
+    for layer in range(spec.num_layers):
+        if rule.applies_to(spec, layer):
+            yield from (rule.at(layer, expert) for expert in experts)
 
 
 def matmul_parameters(rules: Mapping[str, WeightRule], spec: ModelSpec) -> int:
@@ -123,7 +141,7 @@ def canonical_name(
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
     if match is None:
         return name
-    rest = TE_NAMES.get(match[2], match[2])
+    rest = _RANK_NAMES.get(match[2], match[2])
     # Experts one by one, or Transformer Engine's grouped ones.
     one = re.fullmatch(r"mlp\.experts\.local_experts\.(\d+)\.(.+)", rest)
     grouped = re.fullmatch(r"mlp\.experts\.(linear_fc\d\.weight)(\d+)", rest)

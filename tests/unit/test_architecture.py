@@ -44,13 +44,16 @@ TESTED_ELSEWHERE = {
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",
     "backends/training/megatron/optimizer.py": "functional/test_parity.py",
-    "converters/llama.py": "unit/converters/test_rules.py",
-    "converters/qwen2.py": "unit/converters/test_rules.py",
-    "converters/qwen3.py": "unit/converters/test_rules.py",
+    "backends/training/megatron/gemma_layers.py": "functional/test_families.py",
+    "backends/training/megatron/transformer.py": (
+        "unit/backends/training/megatron/test_model.py"
+    ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""
+TESTED_TOGETHER = {"converters/families": "unit/converters/test_families.py"}
+"""Folder of the package -> test file that covers each of its modules alike."""
 
 # In two parts, so that this file is not found itself.
 MARKS = re.compile("TO" r"DO|FIX" r"ME|XX" r"X\b|HA" r"CK\b")
@@ -158,14 +161,16 @@ def test_every_module_has_its_test() -> None:
         inside = path.relative_to(PACKAGE).as_posix()
         if path.name == "__init__.py" or path in aliases or inside in TESTED_ELSEWHERE:
             continue
+        if Path(inside).parent.as_posix() in TESTED_TOGETHER:
+            continue
         if not mirror(path).is_file():
             missing.append(f"nemo_rl/{inside}: no {name(mirror(path))}")
     assert not missing, "\n".join(missing)
 
 
 def test_the_table_of_other_tests_is_true() -> None:
-    for module, test in TESTED_ELSEWHERE.items():
-        assert (PACKAGE / module).is_file(), module
+    for module, test in (TESTED_ELSEWHERE | TESTED_TOGETHER).items():
+        assert (PACKAGE / module).exists(), module
         assert (ROOT / "tests" / test).is_file(), test
 
 

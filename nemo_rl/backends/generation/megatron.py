@@ -52,8 +52,9 @@ class MegatronInferenceBackend:
         size = sampling_params.batch_size or max(len(order), 1)
         outputs = _empty_outputs(prompts, sampling_params)
         self._engine.ddp.eval()
-        for rows in order.split(size):
-            loop = _DecodeLoop(self._engine, sampling_params, self._decode)
+        together = _Together(self._engine)
+        for rows in order.split(size) if len(order) else ():
+            loop = _DecodeLoop(self._engine, sampling_params, self._decode, together)
             result = loop.run(
                 prompts["input_ids"][rows],
                 lengths[rows],
@@ -64,6 +65,7 @@ class MegatronInferenceBackend:
                     outputs[key][rows, : value.shape[1]] = value
                 else:
                     outputs[key][rows] = value
+        together.wait_for_others()
         longest = int(outputs["unpadded_sequence_lengths"].max()) if len(order) else 0
         for key in ("output_ids", "logprobs"):
             outputs[key] = outputs[key][:, :longest]
@@ -84,6 +86,40 @@ def _empty_outputs(
     }
 
 
+class _Together:
+    """Forward passes in step over ranks that share the experts of a layer.
+
+    Each such rank samples its own rows, but every forward pass exchanges tokens among
+    them. A rank that has finished goes on with a token that counts for nothing.
+    """
+
+    def __init__(self, engine: Any) -> None:
+        from megatron.core import parallel_state as ps
+
+        self.engine = engine
+        shared = engine.spec.moe is not None
+        shared = shared and ps.get_expert_model_parallel_world_size() > 1
+        self.group = ps.get_expert_model_parallel_group() if shared else None
+
+    def step(self, working: bool = True) -> bool:
+        """Agree on another forward pass; whether anyone needs it."""
+        if self.group is None:
+            return working
+        needed = torch.tensor([int(working)], device=self.engine.platform.device)
+        dist.all_reduce(needed, dist.ReduceOp.MAX, group=self.group)
+        return bool(needed.item())
+
+    def wait_for_others(self) -> None:
+        """Take part in the forward passes of ranks that still have rows to decode."""
+        from megatron.core.inference.contexts import StaticInferenceContext
+
+        token = torch.zeros(1, 1, dtype=torch.int64)
+        while self.step(working=False):
+            context = StaticInferenceContext(1, 1)
+            context.enable_prefill_mode()
+            _forward(self.engine, context, token, 0)
+
+
 class _DecodeLoop:
     """Decode one batch of rows to the end."""
 
@@ -92,8 +128,10 @@ class _DecodeLoop:
         engine: Any,
         params: SamplingParams,
         decode: Callable[[list[int]], str] | None,
+        together: _Together,
     ) -> None:
         self.engine, self.params, self.decode = engine, params, decode
+        self.together = together
         self.device = engine.platform.device
         self.stops = torch.tensor(params.stop_token_ids, dtype=torch.int64)
 
@@ -164,11 +202,12 @@ class _DecodeLoop:
 
     def _logits(self, context: Any, start: int, end: int, *, prefill: bool) -> Any:
         """Last-column logits [b, V] fp32 on the last stage, None elsewhere."""
+        self.together.step()
         if prefill:
             context.enable_prefill_mode()
             return self._shared_prefill(context, end)
         context.enable_decode_mode()
-        return self._forward(context, self.ids[:, start:end], start)
+        return _forward(self.engine, context, self.ids[:, start:end], start)
 
     def _shared_prefill(self, context: Any, end: int) -> Any:
         """Read each distinct prompt once and give its cache to all its rows."""
@@ -176,10 +215,10 @@ class _DecodeLoop:
 
         distinct, owner = torch.unique(self.ids[:, :end], dim=0, return_inverse=True)
         if len(distinct) == len(owner):
-            return self._forward(context, self.ids[:, :end], 0)
+            return _forward(self.engine, context, self.ids[:, :end], 0)
         small = StaticInferenceContext(len(distinct), end)
         small.enable_prefill_mode()
-        logits = self._forward(small, distinct, 0)
+        logits = _forward(self.engine, small, distinct, 0)
         rows = owner.to(self.device)
         columns = context.max_sequence_length
         for layer, caches in small.key_value_memory_dict.items():
@@ -187,33 +226,6 @@ class _DecodeLoop:
                 _spread(cache, rows, columns) for cache in caches
             )
         return None if logits is None else logits[rows]
-
-    def _forward(self, context: Any, ids: Tensor, start: int) -> Any:
-        from megatron.core import parallel_state as ps
-
-        model, ids = self.engine.model, ids.to(self.device)
-        columns = torch.arange(start, start + ids.shape[1], device=self.device)
-        if not ps.is_pipeline_first_stage():
-            hidden = torch.empty(
-                ids.shape[1],
-                ids.shape[0],
-                model.config.hidden_size,
-                dtype=model.config.params_dtype,
-                device=self.device,
-            )
-            dist.recv(hidden, ps.get_pipeline_model_parallel_prev_rank())
-            model.set_input_tensor(hidden)
-        out = model(
-            ids,
-            columns.expand_as(ids),
-            None,
-            inference_context=context,
-            runtime_gather_output=True,
-        )
-        if not ps.is_pipeline_last_stage():
-            dist.send(out.contiguous(), ps.get_pipeline_model_parallel_next_rank())
-            return None
-        return out[:, -1, : self.engine.spec.vocab_size].float()
 
     def _next(self, logits: Any, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Sample on the last stage; every rank of the replica learns the result."""
@@ -240,6 +252,35 @@ class _DecodeLoop:
             )
         chosen = chosen.cpu()
         return chosen[0].long(), chosen[1].float()
+
+
+def _forward(engine: Any, context: Any, ids: Tensor, start: int) -> Any:
+    """Last-column logits [b, V] fp32 on the last stage, None elsewhere."""
+    from megatron.core import parallel_state as ps
+
+    model, ids = engine.model, ids.to(engine.platform.device)
+    columns = torch.arange(start, start + ids.shape[1], device=ids.device)
+    if not ps.is_pipeline_first_stage():
+        hidden = torch.empty(
+            ids.shape[1],
+            ids.shape[0],
+            model.config.hidden_size,
+            dtype=model.config.params_dtype,
+            device=ids.device,
+        )
+        dist.recv(hidden, ps.get_pipeline_model_parallel_prev_rank())
+        model.set_input_tensor(hidden)
+    out = model(
+        ids,
+        columns.expand_as(ids),
+        None,
+        inference_context=context,
+        runtime_gather_output=True,
+    )
+    if not ps.is_pipeline_last_stage():
+        dist.send(out.contiguous(), ps.get_pipeline_model_parallel_next_rank())
+        return None
+    return out[:, -1, : engine.spec.vocab_size].float()
 
 
 def _spread(cache: Tensor, rows: Tensor, columns: int) -> Tensor:

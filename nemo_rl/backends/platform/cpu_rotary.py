@@ -31,29 +31,16 @@ class _Rotate(torch.autograd.Function):
         return _turn(grad, cos, -sin), None, None
 
 
-def rotate(
-    t: Tensor,
-    freqs: Tensor,
-    rotary_interleaved: bool = False,
-    multi_latent_attention: bool = False,
-    mscale: float = 1.0,
-) -> Tensor:
-    """``_apply_rotary_pos_emb_bshd`` of megatron-core.
+def rotate(t: Tensor, freqs: Tensor) -> Tensor:
+    """Megatron's rotation of whole heads, of halves against each other.
 
     Args:
         t: [S, B, heads, D].
         freqs: [S, 1, 1, D] angles, the second half of D equal to the first.
-        rotary_interleaved: must be off; no supported model family has it.
-        multi_latent_attention: must be off, likewise.
-        mscale: must be 1, likewise.
 
     Returns:
         [S, B, heads, D].
     """
-    if rotary_interleaved or multi_latent_attention or mscale != 1.0:
-        raise NotImplementedError("only the rotation of whole halves, unscaled")
-    if freqs.shape[-1] != t.shape[-1]:
-        raise NotImplementedError("only the rotation of whole heads")
     cos, sin = freqs.cos().to(t.dtype), freqs.sin().to(t.dtype)
     half = sin.shape[-1] // 2
     sin[..., :half].neg_()

@@ -244,6 +244,11 @@ def _patch_distributed_optimizer(module: Any) -> None:
     module.HAVE_APEX_OR_TE = module.USING_APEX_OPTIMIZER = True
 
 
+def _patch_latent_attention(module: Any) -> None:
+    # 0.16.1 believes in Transformer Engine where its classes are None.
+    module.HAVE_TE = isinstance(module.TELinear, type)
+
+
 def _patch_linear(module: Any) -> None:
     from nemo_rl.backends.platform import cpu_linear
 
@@ -268,13 +273,25 @@ def _patch_norm(module: types.ModuleType) -> None:
 def _patch_rotary(module: Any) -> None:
     from nemo_rl.backends.platform import cpu_rotary
 
-    module._apply_rotary_pos_emb_bshd = cpu_rotary.rotate
+    original = module._apply_rotary_pos_emb_bshd
+
+    def rotate(t: Any, freqs: Any, *args: Any, **kwargs: Any) -> Any:
+        unusual = any(args) or any(
+            value for name, value in kwargs.items() if name != "mscale"
+        )
+        scaled = kwargs.get("mscale", 1.0) != 1.0
+        if unusual or scaled or freqs.shape[-1] != t.shape[-1]:
+            return original(t, freqs, *args, **kwargs)
+        return cpu_rotary.rotate(t, freqs)
+
+    module._apply_rotary_pos_emb_bshd = rotate
 
 
 PATCHES: dict[str, Callable[[types.ModuleType], None]] = {
     "megatron.core.models.common.embeddings.rope_utils": _patch_rotary,
     "megatron.core.tensor_parallel.layers": _patch_linear,
     "megatron.core.tensor_parallel.random": _patch_rng,
+    "megatron.core.transformer.multi_latent_attention": _patch_latent_attention,
     "megatron.core.transformer.torch_norm": _patch_norm,
     "megatron.core.transformer.moe.moe_utils": _patch_moe_utils,
     "megatron.core.transformer.moe.token_dispatcher": _patch_token_dispatcher,

@@ -63,6 +63,7 @@ _CPU_OVERRIDES: dict[str, Any] = {
     "bias_activation_fusion": False,
     "bias_dropout_fusion": False,
     "apply_rope_fusion": False,
+    "moe_permute_fusion": False,
     "persist_layer_norm": False,
 }
 

@@ -38,15 +38,11 @@ def written(folder, spec, *, left_out=(), extra=(), pad=0, cut=()):
         if weight.key in left_out:
             continue
         value = torch.ones(weight.shape)
-        if pad and len(weight.shape) == 2 and weight.layer is None:
+        if pad and len(weight.shape) == 2 and not weight.stack:
             value = torch.cat([value, torch.zeros(pad, value.shape[1])])
         if weight.key in cut:
             value = value[:-1]
-        if weight.layer is None:
-            writer.add(weight.key, value)
-        else:
-            layers = spec.num_layers
-            writer.add(weight.key, value, layer=weight.layer, layers=layers)
+        writer.add(weight.key, value, weight.index, weight.stack)
     for key in extra:
         writer.add(key, torch.ones(2))
     writer.finish({})
@@ -54,24 +50,38 @@ def written(folder, spec, *, left_out=(), extra=(), pad=0, cut=()):
 
 
 def test_weights_have_checkpoint_keys_layers_and_shapes(spec):
-    weights = {(w.key, w.layer): w for w in weights_of(spec)}
+    weights = {(w.key, w.index): w for w in weights_of(spec)}
     assert len(weights) == 3 + 2 * 7
-    qkv = weights["decoder.layers.self_attention.linear_qkv.weight", 1]
+    qkv = weights["decoder.layers.self_attention.linear_qkv.weight", (1,)]
     rows = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
     assert qkv.shape == (rows, 32)
-    assert qkv.rule.hf[0] == "model.layers.1.self_attn.q_proj.weight"
+    assert qkv.stack == (2,)
+    assert next(iter(qkv.rule.hf)) == "model.layers.1.self_attn.q_proj.weight"
     # Norms have the names that Transformer Engine gives them.
     key = "decoder.layers.mlp.linear_fc1.layer_norm_weight"
-    assert weights[key, 0].rule.hf == (
-        "model.layers.0.post_attention_layernorm.weight",
-    )
-    assert weights["output_layer.weight", None].shape == (131, 32)
+    (name,) = weights[key, (0,)].rule.hf
+    assert name == "model.layers.0.post_attention_layernorm.weight"
+    assert weights["output_layer.weight", ()].shape == (131, 32)
+
+
+def test_experts_are_stacked_and_layers_of_two_kinds_are_not(tmp_path):
+    models.save(tmp_path, "qwen3_moe-mixed", layers=3, hidden=32)
+    mixed = model_spec(read_hf_config(tmp_path))
+    weights = {(w.key, w.index): w for w in weights_of(mixed)}
+    expert = weights["decoder.layers.2.mlp.experts.experts.linear_fc1.weight", (3,)]
+    assert (expert.shape, expert.stack) == ((48, 32), (4,))
+    assert "model.layers.2.mlp.experts.3.up_proj.weight" in expert.rule.hf
+    assert ("decoder.layers.1.mlp.linear_fc1.layer_norm_weight", ()) in weights
+    assert ("decoder.layers.0.pre_mlp_layernorm.weight", ()) in weights
+    stacked = {w.key: w for w in weights_of(mixed, stacked=True)}
+    expert = stacked["decoder.layers.mlp.experts.experts.linear_fc1.weight"]
+    assert (expert.index, expert.stack) == ((2, 3), (3, 4))
 
 
 def test_both_sides_give_hugging_face_tensors(source, spec, tmp_path):
     hf, megatron = HfSide(source, spec), MegatronSide(written(tmp_path, spec), spec)
-    assert hf.dtypes == megatron.dtypes == {torch.float32}
     for weight in weights_of(spec):
+        assert set(hf.dtypes(weight)) == set(megatron.dtypes(weight)) == {torch.float32}
         for ours, theirs in zip(megatron.parts(weight), hf.parts(weight), strict=True):
             assert ours.shape == theirs.shape
             assert (ours == 1).all()

@@ -1,103 +1,55 @@
-"""Rules cover exactly the weights of real Hugging Face models, family by family."""
+"""Rules: numbers filled in, one per parameter, and the names that ranks use."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
+from nemo_rl.converters.model_spec import Moe
+from nemo_rl.converters.rules import WeightRule, canonical_name, expand
+from nemo_rl.converters.transforms import COLUMN, ROW
+from tests.unit.converters.test_model_spec import DENSE, spec
 
-from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.families import rules_for
-from nemo_rl.converters.rules import canonical_name
-from nemo_rl.converters.transforms import COLUMN, REPLICATED, ROW, MergeQkv
-from nemo_rl.utils.exceptions import ConfigurationError
-from tests.fakes import models
-
-
-@pytest.fixture(scope="module")
-def hf_models():
-    """(spec, state dict) of a tiny model of every family, tied and untied."""
-    found = {}
-    for family in models.FAMILIES:
-        for tied in (False, True):
-            config = models.tiny_config(family, tied=tied, layers=2, hidden=32)
-            model = models.build(config)
-            described = {**config.to_dict(), "architectures": [type(model).__name__]}
-            found[family, tied] = (model_spec(described), model.state_dict())
-    return found
+RULE = WeightRule(
+    "decoder.layers.{layer}.self_attention.linear_proj.weight",
+    {"model.layers.{layer}.self_attn.o_proj.weight": "hidden query"},
+    ROW,
+)
+EXPERT = WeightRule(
+    "decoder.layers.{layer}.mlp.experts.{expert}.linear_fc2.weight",
+    {"model.layers.{layer}.mlp.experts.{expert}.down.weight": "hidden expert_ffn"},
+    ROW,
+    layers="experts",
+)
+OUTPUT = WeightRule("output_layer.weight", {"lm_head.weight": "vocab hidden"}, COLUMN)
+MIXED = spec(tied=False, moe=Moe(2, 1, 24, (False, True, True), True))
 
 
-CASES = pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-FAMILIES = pytest.mark.parametrize("family", models.FAMILIES)
-
-
-@CASES
-@FAMILIES
-def test_rules_name_every_weight_once(hf_models, family, tied):
-    spec, state = hf_models[family, tied]
-    assert (spec.family, spec.tied) == (family, tied)
-    named = [name for rule in rules_for(spec).values() for name in rule.hf]
-    assert len(named) == len(set(named))
-    assert set(named) == set(state) - ({"lm_head.weight"} if tied else set())
-
-
-@CASES
-@FAMILIES
-def test_rules_round_trip_every_weight_bit_for_bit(hf_models, family, tied):
-    import torch
-
-    spec, state = hf_models[family, tied]
-    for rule in rules_for(spec).values():
-        parts = [state[name] for name in rule.hf]
-        merged = rule.transform.merge(parts, spec)
-        shards = [rule.shard.shard(merged, rank, 2) for rank in range(2)]
-        back = rule.transform.split(rule.shard.unshard(shards), spec)
-        for name, want, got in zip(rule.hf, parts, back, strict=True):
-            if "embed" not in name and "lm_head" not in name:  # padded elsewhere
-                assert torch.equal(want, got), name
-
-
-def test_rules_differ_by_family_as_they_should(hf_models):
-    bias = "decoder.layers.1.self_attention.linear_qkv.bias"
-    norm = "decoder.layers.1.self_attention.q_layernorm.weight"
-    rules = {f: rules_for(hf_models[f, False][0]) for f in models.FAMILIES}
-    assert bias in rules["qwen2"]
-    assert bias not in rules["llama"] and bias not in rules["qwen3"]
-    assert norm in rules["qwen3"]
-    assert norm not in rules["llama"] and norm not in rules["qwen2"]
-    assert rules["qwen2"][bias].hf == tuple(
-        f"model.layers.1.self_attn.{x}_proj.bias" for x in "qkv"
-    )
-    assert rules["qwen2"][bias].shard == COLUMN
-    assert isinstance(rules["qwen2"][bias].transform, MergeQkv)
-    assert rules["qwen3"][norm].shard == REPLICATED
-
-
-def test_rules_of_a_tied_model_have_no_output_layer(hf_models):
-    assert "output_layer.weight" in rules_for(hf_models["llama", False][0])
-    assert "output_layer.weight" not in rules_for(hf_models["llama", True][0])
-
-
-def test_rule_lists_name_each_megatron_weight_once():
-    for rules in (llama.RULES, qwen2.RULES, qwen3.RULES):
-        names = [rule.megatron for rule in rules]
-        assert len(names) == len(set(names))
-
-
-def test_rule_at_fills_the_layer_in():
-    rule = next(r for r in llama.RULES if r.megatron.endswith("linear_proj.weight"))
-    filled = rule.at(3)
+def test_a_rule_with_its_numbers_filled_in():
+    filled = RULE.at(3)
     assert filled.megatron == "decoder.layers.3.self_attention.linear_proj.weight"
-    assert filled.hf == ("model.layers.3.self_attn.o_proj.weight",)
+    assert list(filled.hf) == ["model.layers.3.self_attn.o_proj.weight"]
     assert filled.shard is ROW
-    assert rule.at(None) is rule
+    assert filled.megatron_shape(DENSE) == (64, 128)
+    assert list(EXPERT.at(1, 5).hf) == ["model.layers.1.mlp.experts.5.down.weight"]
 
 
-def test_unknown_family_is_refused(hf_models):
-    spec = dataclasses.replace(hf_models["llama", False][0], family="gpt2")
-    with pytest.raises(ConfigurationError, match="family 'gpt2'; known: llama, qwen2"):
-        rules_for(spec)
+def test_rules_are_expanded_over_layers_and_experts():
+    assert len(expand([RULE], DENSE)) == 3
+    names = list(expand([EXPERT], MIXED))
+    assert names[0] == "decoder.layers.1.mlp.experts.0.linear_fc2.weight"
+    assert len(names) == 4
+    dense = WeightRule(RULE.megatron, RULE.hf, ROW, layers="dense")
+    assert list(expand([dense], MIXED)) == [RULE.at(0).megatron]
+
+
+def test_a_tied_model_has_no_output_layer():
+    assert not expand([OUTPUT], DENSE)
+    assert "output_layer.weight" in expand([OUTPUT], MIXED)
+
+
+def test_two_rules_for_one_parameter_are_a_mistake():
+    with pytest.raises(ValueError, match="two rules for decoder.layers.0"):
+        expand([RULE, RULE], DENSE)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +81,21 @@ def test_canonical_name_outside_the_layers():
     assert canonical_name(name, 7) == "embedding.word_embeddings.weight"
     final = "decoder.final_layernorm.weight"
     assert canonical_name(final, 7) == final
+
+
+@pytest.mark.parametrize(
+    ("parameter", "expected"),
+    [
+        ("mlp.experts.local_experts.1.linear_fc1.weight", "5.linear_fc1.weight"),
+        ("mlp.experts.linear_fc2.weight3", "7.linear_fc2.weight"),
+    ],
+    ids=["one by one", "grouped"],
+)
+def test_canonical_name_of_an_expert(parameter, expected):
+    found = canonical_name(f"decoder.layers.0.{parameter}", 2, 4)
+    assert found == f"decoder.layers.2.mlp.experts.{expected}"
+
+
+def test_canonical_name_of_a_norm_after_attention():
+    found = canonical_name("module.decoder.layers.0.self_attn_bda.weight")
+    assert found.endswith(".0.self_attention.linear_proj.post_layernorm.weight")

@@ -59,11 +59,12 @@ class MegatronBackend:
         hf_config = {**read_hf_config(self.model_folder), **overrides}
         source = str(self.model_folder / "config.json")
         self.spec: ModelSpec = model_spec(hf_config, source=source)
+        megatron = policy.megatron_cfg
         parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=policy.megatron_cfg.tensor_model_parallel_size,
-            pipeline_model_parallel_size=(
-                policy.megatron_cfg.pipeline_model_parallel_size
-            ),
+            tensor_model_parallel_size=megatron.tensor_model_parallel_size,
+            pipeline_model_parallel_size=megatron.pipeline_model_parallel_size,
+            expert_model_parallel_size=megatron.expert_model_parallel_size,
+            expert_tensor_parallel_size=1,
         )
         self.platform.seed(config.seed)
         self.model, transformer = build_model(self.spec, policy, self.platform)
@@ -124,12 +125,18 @@ class MegatronBackend:
             return self.get_logprobs(batch)
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
-        """Write weights, optimizer, update count and generators below ``path``."""
+        """Write weights, optimizer, update count and generators below ``path``.
+
+        Configuration and tokenizer go with them: the checkpoint is the whole model.
+        """
         from nemo_rl.backends.training.megatron import checkpoint
 
         common = {"updates": self.updates}
         optimizer = self.optimizer if with_optimizer else None
-        checkpoint.save(Path(path), self.model, optimizer, common)
+        dtype = str(self.model.config.params_dtype).removeprefix("torch.")
+        changes = {**self.config.hf_config_overrides, "dtype": dtype}
+        description = (self.model_folder, changes)
+        checkpoint.save(Path(path), self.model, optimizer, common, description)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout.
@@ -183,8 +190,12 @@ class MegatronBackend:
         return split_micro_batches(batch, size, self.platform.device, multiple=multiple)
 
     def _copy_weights(self) -> list[Tensor]:
-        parameters = self.model.parameters()
-        return [p.detach().to("cpu", copy=True) for p in parameters]
+        return [w.detach().to("cpu", copy=True) for w in self._weights()]
+
+    def _weights(self) -> list[Tensor]:
+        from nemo_rl.backends.training.megatron.model import weights_of_rank
+
+        return [weight for _, _, weight in weights_of_rank(self.model, self.spec)]
 
     @contextmanager
     @torch.no_grad()
@@ -200,5 +211,5 @@ class MegatronBackend:
 
     @torch.no_grad()
     def _fill(self, values: list[Tensor]) -> None:
-        for parameter, value in zip(self.model.parameters(), values, strict=True):
-            parameter.copy_(value)
+        for weight, value in zip(self._weights(), values, strict=True):
+            weight.copy_(value)

@@ -5,27 +5,28 @@ Knows shapes, layouts and weight rules; no optimizer and no training step.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
-from torch.nn.functional import silu
 
 from nemo_rl.backends.platform import Platform
-from nemo_rl.backends.platform.layer_spec import build_layer_spec
+from nemo_rl.backends.training.megatron.gemma_layers import LocalRotaryEmbedding
+from nemo_rl.backends.training.megatron.layer_spec import build_block_spec
+from nemo_rl.backends.training.megatron.transformer import transformer_config
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.converters.bridge import check_tensors
 from nemo_rl.converters.families import rules_for
 from nemo_rl.converters.hf import HfWeights
-from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.rules import canonical_name
+from nemo_rl.converters.model_spec import ModelSpec, Rope
+from nemo_rl.converters.rules import WeightRule, canonical_name
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class PolicyModel(GPTModel):
@@ -37,6 +38,8 @@ class PolicyModel(GPTModel):
     """
 
     _select: Tensor | None = None
+    softcap: float | None = None
+    """Bound c of the logits, which become c tanh(x / c); None without one."""
 
     def forward(
         self, *args: Any, select: Tensor | None = None, **kwargs: Any
@@ -51,50 +54,10 @@ class PolicyModel(GPTModel):
     def _postprocess(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._select is not None and self.post_process:
             hidden_states = hidden_states.transpose(0, 1)[self._select][:, None]
-        return super()._postprocess(hidden_states, *args, **kwargs)
-
-
-def transformer_config(
-    spec: ModelSpec, policy: PolicyConfig, platform: Platform
-) -> TransformerConfig:
-    """Megatron's configuration of the model under the policy's layout."""
-    megatron = policy.megatron_cfg
-    dtype = _DTYPES[policy.precision]
-    recompute: dict[str, Any] = {}
-    if megatron.activation_checkpointing:
-        recompute = {
-            "recompute_granularity": "full",
-            "recompute_method": "uniform",
-            "recompute_num_layers": 1,
-        }
-    fields: dict[str, Any] = {
-        "num_layers": spec.num_layers,
-        "hidden_size": spec.hidden_size,
-        "ffn_hidden_size": spec.ffn_hidden_size,
-        "num_attention_heads": spec.num_heads,
-        "num_query_groups": spec.num_kv_heads,
-        "kv_channels": spec.head_dim,
-        "normalization": "RMSNorm",
-        "layernorm_epsilon": spec.norm_eps,
-        "gated_linear_unit": True,
-        "activation_func": silu,
-        "add_bias_linear": False,
-        "add_qkv_bias": spec.qkv_bias,
-        "qk_layernorm": spec.qk_norm,
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
-        "attention_softmax_in_fp32": True,
-        "bf16": dtype is torch.bfloat16,
-        "params_dtype": dtype,
-        "pipeline_dtype": dtype,
-        "tensor_model_parallel_size": megatron.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": megatron.pipeline_model_parallel_size,
-        # The loss is a share of a sum: Megatron must neither average nor rescale it.
-        "calculate_per_token_loss": True,
-        **recompute,
-        **platform.transformer_overrides,
-    }
-    return TransformerConfig(**fields)
+        output = super()._postprocess(hidden_states, *args, **kwargs)
+        if self.softcap is not None and self.post_process:
+            output = self.softcap * torch.tanh(output / self.softcap)
+        return output
 
 
 def build_model(
@@ -104,15 +67,9 @@ def build_model(
     config = transformer_config(spec, policy, platform)
     kind = policy.megatron_cfg.layer_spec
     kind = platform.layer_spec if kind == "auto" else kind
-    scaling: dict[str, Any] = {}
-    if spec.rope_scaling_factor is not None:
-        scaling = {
-            "rope_scaling": True,
-            "rope_scaling_factor": spec.rope_scaling_factor,
-        }
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=build_layer_spec(kind, qk_norm=spec.qk_norm),
+        transformer_layer_spec=build_block_spec(kind, spec, config),
         vocab_size=spec.padded_vocab(config.tensor_model_parallel_size),
         max_sequence_length=max(spec.max_positions, policy.max_total_sequence_length),
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -120,10 +77,39 @@ def build_model(
         parallel_output=True,
         share_embeddings_and_output_weights=spec.tied,
         position_embedding_type="rope",
-        rotary_base=spec.rope_theta,
-        **scaling,
+        **_rotary(spec.rope),
     )
+    model.softcap = spec.final_softcap
+    if policy.megatron_cfg.freeze_moe_router:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(".mlp.router." not in name)
+    if spec.local_rope is not None:
+        model.rotary_pos_emb = _two_rotations(spec, config)
+    if spec.scaled_embedding and model.pre_process:
+        scale = torch.tensor(spec.hidden_size**0.5, dtype=config.params_dtype)
+        model.embedding.register_forward_hook(lambda *call: call[-1] * scale.item())
     return model.to(platform.device), config
+
+
+def _rotary(rope: Rope) -> dict[str, Any]:
+    """Arguments of Megatron's rotary embedding."""
+    fields: dict[str, Any] = {"rotary_base": rope.theta, "rotary_percent": rope.percent}
+    if rope.kind == "linear":
+        fields["seq_len_interpolation_factor"] = rope.factor
+    elif rope.kind == "llama3":
+        fields |= {"rope_scaling": True, "rope_scaling_factor": rope.factor}
+    return fields
+
+
+def _two_rotations(spec: ModelSpec, config: TransformerConfig) -> LocalRotaryEmbedding:
+    common: dict[str, Any] = {
+        "kv_channels": spec.head_dim,
+        "use_cpu_initialization": config.use_cpu_initialization,
+    }
+    assert spec.local_rope is not None
+    both = LocalRotaryEmbedding(**common, **_rotary(spec.rope))
+    both.add_local(RotaryEmbedding(**common, **_rotary(spec.local_rope)))
+    return both
 
 
 def layer_offset(model: PolicyModel) -> int:
@@ -134,10 +120,43 @@ def layer_offset(model: PolicyModel) -> int:
 
 def rule_name(parameter: str, model: PolicyModel, spec: ModelSpec) -> str:
     """The rule a rank's parameter belongs to; a tied output layer is the embedding."""
-    name = canonical_name(parameter, layer_offset(model))
+    experts = 0
+    if spec.moe is not None:
+        ranks = parallel_state.get_expert_model_parallel_world_size()
+        place = parallel_state.get_expert_model_parallel_rank()
+        experts = spec.moe.experts // ranks * place
+    name = canonical_name(parameter, layer_offset(model), experts)
     if spec.tied and name == "output_layer.weight":
         return "embedding.word_embeddings.weight"
     return name
+
+
+def weights_of_rank(
+    model: PolicyModel, spec: ModelSpec
+) -> Iterator[tuple[str, WeightRule, Tensor]]:
+    """(parameter name, rule, tensor) of every weight that this rank holds.
+
+    Parameters, and those buffers that a checkpoint of the model has.
+    """
+    rules = rules_for(spec)
+    for name, parameter in model.named_parameters():
+        yield name, rules[rule_name(name, model, spec)], parameter
+    for name, buffer in model.named_buffers():
+        rule = rules.get(rule_name(name, model, spec))
+        if rule is not None:
+            yield name, rule, buffer
+
+
+def is_divided(rule: WeightRule, part: Tensor, spec: ModelSpec) -> bool:
+    """Whether a rank holds a part of a weight, not all of it.
+
+    Transformer Engine and Megatron's own modules divide different weights.
+    """
+    full = rule.megatron_shape(spec)
+    return (
+        rule.shard.dim is not None
+        and part.shape[rule.shard.dim] < (full[rule.shard.dim])
+    )
 
 
 @torch.no_grad()
@@ -151,16 +170,15 @@ def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
     Raises:
         ConfigurationError: missing, surplus or misshapen tensors, all listed.
     """
-    rules = rules_for(spec)
     tp_rank = parallel_state.get_tensor_model_parallel_rank()
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
     with HfWeights(folder) as weights:
         check_tensors(weights, spec)
-        for name, parameter in model.named_parameters():
-            rule = rules[rule_name(name, model, spec)]
+        for _, rule, parameter in weights_of_rank(model, spec):
             full = rule.transform.merge([weights.tensor(n) for n in rule.hf], spec)
             if isinstance(rule.transform, PadVocabulary):
                 full = pad_rows(full, spec.padded_vocab(tp_size))
+            if is_divided(rule, parameter, spec):
+                full = rule.shard.shard(full, tp_rank, tp_size)
             # copy_ would broadcast: a part of another shape must not get that far.
-            part = rule.shard.shard(full, tp_rank, tp_size)
-            parameter.copy_(part.view(parameter.shape))
+            parameter.copy_(full.view(parameter.shape))

@@ -35,19 +35,3 @@ def test_gradient_is_that_of_the_formula():
         (function(t, angles(4, 8)) ** 3).sum().backward()
         grads.append(t.grad)
     torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rotary_interleaved": True},
-        {"multi_latent_attention": True},
-        {"mscale": 2.0},
-    ],
-    ids=str,
-)
-def test_other_rotations_are_refused(changes):
-    with pytest.raises(NotImplementedError):
-        cpu_rotary.rotate(torch.zeros(4, 1, 2, 8), angles(4, 8), **changes)
-    with pytest.raises(NotImplementedError, match="whole heads"):
-        cpu_rotary.rotate(torch.zeros(4, 1, 2, 16), angles(4, 8))

@@ -45,6 +45,9 @@ def test_every_patch_has_a_test_here():
         "megatron.core.models.common.embeddings.rope_utils": test_patch_rotary,
         "megatron.core.tensor_parallel.layers": test_patch_linear,
         "megatron.core.tensor_parallel.random": test_patch_rng_state,
+        "megatron.core.transformer.multi_latent_attention": (
+            test_patch_latent_attention
+        ),
         "megatron.core.transformer.torch_norm": test_patch_norm,
         "megatron.core.transformer.moe.moe_utils": test_patch_moe_utils,
         "megatron.core.transformer.moe.token_dispatcher": test_patch_token_dispatcher,
@@ -56,7 +59,25 @@ def test_every_patch_has_a_test_here():
 
 def test_patch_rotary():
     rope = module("megatron.core.models.common.embeddings.rope_utils")
-    assert rope._apply_rotary_pos_emb_bshd is cpu_rotary.rotate
+    patched = rope._apply_rotary_pos_emb_bshd
+    generator = torch.Generator().manual_seed(0)
+    t = torch.randn(3, 1, 2, 8, generator=generator)
+    freqs = torch.rand(3, 1, 1, 4, generator=generator).repeat(1, 1, 1, 2)
+    turned = cpu_rotary.rotate(t, freqs)
+    assert torch.equal(patched(t, freqs), turned)
+    # Every other rotation is Megatron's own: scaled, of a part, of neighbours.
+    torch.testing.assert_close(patched(t, freqs, mscale=2.0), 2 * turned)
+    wide = torch.cat([t, t], dim=-1)
+    assert torch.equal(patched(wide, freqs)[..., 8:], t)
+    torch.testing.assert_close(patched(wide, freqs)[..., :8], turned)
+    halves = torch.cat([t[..., 0::2], t[..., 1::2]], dim=-1)
+    latent = patched(t, freqs, multi_latent_attention=True)
+    torch.testing.assert_close(latent, cpu_rotary.rotate(halves, freqs))
+
+
+def test_patch_latent_attention():
+    latent = module("megatron.core.transformer.multi_latent_attention")
+    assert latent.HAVE_TE is False
 
 
 def test_patch_linear():

@@ -59,7 +59,7 @@ def test_missing_and_surplus_tensors_are_all_listed(broken):
         tensors["lm_head.weight"] = torch.ones(131, 32)  # tied: may be there
 
     (message,) = run_ranks(_refusal, 1, broken(change), 1, 1)
-    assert f"a llama of 2 layers). Missing: {NORM}. Unexpected: " in message
+    assert f"a LlamaForCausalLM of 2 layers). Missing: {NORM}. Unexpected: " in message
     assert "Unexpected: model.layers.1.self_attn.q_proj.bias, model.layers.7" in message
     assert "inv_freq" not in message and "lm_head" not in message
 

@@ -6,14 +6,12 @@ import pytest
 import torch
 
 import tests.functional.ranks  # noqa: F401 - installs the shim
-from nemo_rl.backends.platform.layer_spec import TorchAttention, build_layer_spec
-from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.backends.platform.torch_attention import TorchAttention
 
 HEADS, GROUPS, DIM = 4, 2, 3
 
 
-@pytest.fixture(scope="module")
-def config():
+def transformer(**changes):
     from megatron.core.transformer.transformer_config import TransformerConfig
 
     return TransformerConfig(
@@ -22,10 +20,16 @@ def config():
         num_attention_heads=HEADS,
         num_query_groups=GROUPS,
         attention_dropout=0.0,
+        **changes,
     )
 
 
-def written_out(query, key, value, scale):
+@pytest.fixture(scope="module")
+def config():
+    return transformer()
+
+
+def written_out(query, key, value, scale, window=None, cap=None):
     """Head by head and query by query; each sees keys up to its own position."""
     q_len, batch = query.shape[:2]
     offset = key.shape[0] - q_len
@@ -35,9 +39,13 @@ def written_out(query, key, value, scale):
             group = head * GROUPS // HEADS
             for position in range(q_len):
                 end = offset + position + 1
-                scores = key[:end, row, group] @ query[position, row, head] * scale
+                first = 0 if window is None else max(0, end - window)
+                keys = key[first:end, row, group]
+                scores = keys @ query[position, row, head] * scale
+                if cap is not None:
+                    scores = cap * torch.tanh(scores / cap)
                 weights = torch.softmax(scores, 0)
-                out[position, row, head] = weights @ value[:end, row, group]
+                out[position, row, head] = weights @ value[first:end, row, group]
     return out.reshape(q_len, batch, HEADS * DIM)
 
 
@@ -54,17 +62,17 @@ def test_attention_is_causal_and_grouped(config, q_len, k_len, scale):
     torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)
 
 
-def test_torch_spec_takes_the_torch_attention_and_norms_only_if_asked():
-    from megatron.core.transformer.identity_op import IdentityOp
-
-    plain = build_layer_spec("torch", qk_norm=False).submodules.self_attention
-    normed = build_layer_spec("torch", qk_norm=True).submodules.self_attention
-    assert plain.submodules.core_attention is TorchAttention
-    assert plain.submodules.q_layernorm in (None, IdentityOp)
-    assert normed.submodules.q_layernorm not in (None, IdentityOp)
-    assert normed.submodules.k_layernorm is normed.submodules.q_layernorm
-
-
-def test_unknown_spec_is_refused_with_a_suggestion():
-    with pytest.raises(ConfigurationError, match="'troch'.*Did you mean torch"):
-        build_layer_spec("troch", qk_norm=False)
+@pytest.mark.parametrize(("q_len", "k_len"), [(7, 7), (1, 2), (1, 8), (3, 8), (3, 4)])
+@pytest.mark.parametrize("cap", [None, 0.5])
+@pytest.mark.parametrize("slides", [True, False])
+def test_attention_of_a_window_and_with_bounded_scores(q_len, k_len, cap, slides):
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(q_len, 2, HEADS, DIM, generator=generator)
+    key = torch.randn(k_len, 2, GROUPS, DIM, generator=generator)
+    value = torch.randn(k_len, 2, GROUPS, DIM, generator=generator)
+    config = transformer(window_size=(2, 0), window_attn_skip_freq=[int(slides)])
+    core = TorchAttention(config, layer_number=1, softcap=cap)
+    got = core(query, key, value, None, attn_mask_type=None)
+    window = 3 if slides else None
+    want = written_out(query, key, value, DIM**-0.5, window, cap)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-5)

@@ -1,8 +1,7 @@
-"""The layers a GPT block is made of: Transformer Engine's, or plain torch.
+"""Causal attention by torch's scaled_dot_product_attention, for megatron-core.
 
-``torch`` takes megatron-core's local modules and replaces the attention core by
-torch's scaled_dot_product_attention, which serves GQA without repeating keys and needs
-no [S, S] score tensor. Both specs give the same checkpoint keys.
+It serves GQA without repeating keys and needs no [S, S] score tensor. Knows tensors
+and Megatron's interface of an attention core; also sliding windows, and bounded scores.
 """
 
 from __future__ import annotations
@@ -10,42 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-
-from nemo_rl.utils.exceptions import ConfigurationError
-from nemo_rl.utils.suggest import did_you_mean
-
-LAYER_SPECS = ("te", "torch")
-
-
-def build_layer_spec(kind: str, *, qk_norm: bool) -> ModuleSpec:
-    """The specification of one transformer layer.
-
-    Args:
-        kind: ``"te"`` or ``"torch"``.
-        qk_norm: normalise queries and keys per head (Qwen3).
-
-    Raises:
-        ConfigurationError: unknown kind.
-    """
-    if kind == "te":
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norm)
-    if kind != "torch":
-        raise ConfigurationError(
-            f"policy.megatron_cfg.layer_spec={kind!r} is not a layer specification; "
-            f"expected 'auto', 'te' or 'torch'.{did_you_mean(kind, LAYER_SPECS)}"
-        )
-    spec = get_gpt_layer_local_spec(qk_layernorm=qk_norm, normalization="RMSNorm")
-    spec.submodules.self_attention.submodules.core_attention = TorchAttention
-    return spec
 
 
 class TorchAttention(MegatronModule):
@@ -53,8 +21,9 @@ class TorchAttention(MegatronModule):
 
     Args:
         config: the model's transformer configuration.
-        layer_number: 1-based; unused, part of the core-attention interface.
+        layer_number: 1-based; decides whether the layer slides.
         softmax_scale: None for ``head_dim ** -0.5``.
+        softcap: bound c of the scores, which become c tanh(x / c); None without one.
     """
 
     def __init__(
@@ -62,11 +31,15 @@ class TorchAttention(MegatronModule):
         config: TransformerConfig,
         layer_number: int,
         softmax_scale: float | None = None,
+        softcap: float | None = None,
         **_: Any,
     ) -> None:
         super().__init__(config=config)
-        self.scale = softmax_scale
+        self.scale, self.softcap = softmax_scale, softcap
         self.dropout = config.attention_dropout
+        size, frequency = config.window_size, config.window_attn_skip_freq
+        slides = is_layer_window_attention(size, frequency, layer_number)
+        self.window = size[0] + 1 if slides else None
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
@@ -76,12 +49,16 @@ class TorchAttention(MegatronModule):
         Args:
             query: [Sq, B, heads, head_dim]; its rows are the last Sq positions.
             key: [Sk, B, groups, head_dim], Sk >= Sq (more with a KV cache).
-            value: as ``key``.
+            value: [Sk, B, groups, value_dim].
 
         Returns:
-            [Sq, B, heads * head_dim].
+            [Sq, B, heads * value_dim].
         """
         q_len, batch = query.shape[:2]
+        if self.window is not None and len(key) > self.window + q_len - 1:
+            # No query of this call sees what lies before.
+            first = len(key) - (self.window + q_len - 1)
+            key, value = key[first:], value[first:]
         k_len = key.shape[0]
         if q_len == 1:
             return self._decode(query, key, value)
@@ -89,21 +66,42 @@ class TorchAttention(MegatronModule):
         # otherwise gathered number by number.
         q, k, v = (x.permute(1, 2, 0, 3).contiguous() for x in (query, key, value))
         mask = None
-        if 1 < q_len < k_len:
+        narrow = self.window is not None and k_len > self.window
+        if q_len < k_len or narrow or self.softcap is not None:
             offset = k_len - q_len
             mask = torch.ones(q_len, k_len, dtype=torch.bool, device=q.device)
             mask = mask.tril(offset)
+            if self.window is not None:
+                mask = mask.triu(offset - self.window + 1)
+        if self.softcap is not None:
+            out = self._capped(q, k, v, mask)
+            return out.permute(2, 0, 1, 3).reshape(q_len, batch, -1)
         out = scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            is_causal=q_len == k_len and q_len > 1,
+            is_causal=mask is None,
             dropout_p=self.dropout if self.training else 0.0,
             scale=self.scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return out.permute(2, 0, 1, 3).reshape(q_len, batch, -1)
+
+    def _bounded(self, scores: Tensor) -> Tensor:
+        if self.softcap is None:
+            return scores
+        return self.softcap * torch.tanh(scores / self.softcap)
+
+    def _capped(self, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
+        """[B, heads, Sq, D] written out: torch has no kernel with a bound."""
+        batch, heads, rows, dim = q.shape
+        grouped = q.view(batch, k.shape[1], -1, rows, dim) * (self.scale or dim**-0.5)
+        scores = self._bounded(torch.matmul(grouped, k[:, :, None].transpose(-1, -2)))
+        scores = scores.masked_fill(~mask, float("-inf"))
+        weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
+        out = torch.matmul(weights, v[:, :, None])
+        return out.view(batch, heads, rows, -1)
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """One query per row: two small products per group beat torch's flash kernel."""
@@ -111,6 +109,6 @@ class TorchAttention(MegatronModule):
         groups = key.shape[2]
         scale = self.scale or dim**-0.5
         q = (query * scale).view(batch, groups, heads // groups, dim)
-        scores = torch.matmul(q, key.permute(1, 2, 3, 0))
+        scores = self._bounded(torch.matmul(q, key.permute(1, 2, 3, 0)))
         weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
         return torch.matmul(weights, value.permute(1, 2, 0, 3)).view(1, batch, -1)
