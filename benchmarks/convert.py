@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grpo_step import PAGE, cpu_model, put
+from benchmarks.page import PAGE, cpu_model, put
 
 SECTION = "convert"
 TITLE = "Checkpoint conversion against cp"
@@ -87,7 +87,9 @@ def write_model(config: dict[str, Any], folder: Path) -> int:
 
     folder.mkdir(parents=True)
     config = COMMON | config
-    (folder / "config.json").write_text(json.dumps(config))
+    described = folder.with_name("config")
+    described.mkdir()
+    (described / "config.json").write_text(json.dumps(config))
     spec = model_spec(config)
     names = [
         (name, spec.shape(dims), torch.bfloat16)
@@ -100,7 +102,7 @@ def write_model(config: dict[str, Any], folder: Path) -> int:
         value = torch.empty(shape, dtype=torch.float32)
         stream.add(name, value.uniform_(-1, 1, generator=generator).to(dtype))
     written = stream.close()
-    finish_folder(folder, [written], source=folder, config_changes={})
+    finish_folder(folder, [written], source=described, config_changes={})
     return written["bytes"]
 
 

@@ -27,8 +27,8 @@ from typing import Any
 import psutil
 
 from benchmarks import contenders, workload
+from benchmarks.page import PAGE, cpu_model, put
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 BASELINE = "TRL"
 PACKAGES = ("torch", "transformers", "trl", "megatron-core", "ray")
 _SPAWN = multiprocessing.get_context("spawn")
@@ -163,32 +163,6 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             f"- Command: `python -m benchmarks.grpo_step {' '.join(sys.argv[1:])}`",
         ]
     )
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def put(name: str, title: str, section: str) -> None:
-    """Put a section between its markers in the page, at the end if it is new.
-
-    Args:
-        name: in the markers.
-        title: heading of a new section.
-        section: Markdown.
-    """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    text = PAGE.read_text() if PAGE.exists() else "# Performance\n"
-    if begin not in text:
-        text = f"{text.rstrip()}\n\n## {title}\n\n{begin}\n{end}\n"
-    head, _, rest = text.partition(begin)
-    tail = rest.partition(end)[2]
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(f"{head}{begin}\n{section}\n{end}{tail}")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

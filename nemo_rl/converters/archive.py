@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -167,7 +168,7 @@ def saved_tensor(file: MappedFile, start: int, length: int) -> Tensor:
         )
         if at + nbytes > start + length:
             raise ValueError("its tensor ends after it")
-    except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, struct.error, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"no archive of a tensor: {error}") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -63,9 +63,19 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
         place = (name, (), ())
         if match is not None:
             place = _place(match[2], layer, spec, stacked=stacked)
-        shape = rule.megatron_shape(spec)
+        shape = _merged_shape(rule, spec)
         found.append((layer, Weight(rule, place[0], shape, *place[1:])))
     return [weight for _, weight in sorted(found, key=lambda item: item[0])]
+
+
+def _merged_shape(rule: WeightRule, spec: ModelSpec) -> tuple[int, ...]:
+    """``rule.megatron_shape``, which loads torch's compiler (meta tensors), cheaply."""
+    shapes = [spec.shape(dims) for dims in rule.hf.values()]
+    thin = [torch.empty(shape[0], *[2] * (len(shape) - 1)) for shape in shapes]
+    rows, *rest = rule.transform.merge(thin, spec).shape
+    if rest != [2] * (len(shapes[0]) - 1):  # it does more than move rows
+        return rule.megatron_shape(spec)
+    return (rows, *shapes[0][1:])
 
 
 def _place(

@@ -5,7 +5,7 @@
     {prog} hf-to-dcp MODEL OUT
     {prog} dcp-to-hf CHECKPOINT OUT --config MODEL
     {prog} lora-merge MODEL ADAPTER OUT
-    {prog} reshard CHECKPOINT OUT --tp 8 --config MODEL
+    {prog} reshard CHECKPOINT OUT --tp 8
     {prog} inspect FOLDER
     {prog} verify A B
 

@@ -17,14 +17,16 @@ from nemo_rl.converters.bridge import (
     MegatronSide,
     Side,
     Weight,
+    find_weights,
     is_megatron,
     some,
     weights_of,
 )
 from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.hf import HF_PART
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.targets import HF_PART, HfTarget, MegatronTarget, Target
+from nemo_rl.converters.targets import HfTarget, MegatronTarget, Plan, Target
 from nemo_rl.utils.exceptions import ConfigurationError
 
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.distcp", ".metadata")
@@ -71,7 +73,8 @@ def config_of(folder: Path, config: Path | None) -> Path:
     """
     if config is not None:
         return config
-    for place in (folder / HF_PART, folder):
+    beside = find_weights(folder).parent if is_megatron(folder) else folder
+    for place in (folder / HF_PART, folder, beside / HF_PART):
         if (place / "config.json").exists():
             return place
     raise ConfigurationError(
@@ -157,7 +160,7 @@ class Conversion:
         self.to_hf = isinstance(self.side, MegatronSide)
         weights = weights_of(self.spec)
         dtypes = dtypes_of(self.side, weights, request.dtype)
-        self.plan = list(zip(weights, dtypes, strict=True))
+        self.plan: Plan = list(zip(weights, dtypes, strict=True))
         self._account(weights)
         self.config = request.source
         if self.to_hf:

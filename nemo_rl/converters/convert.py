@@ -30,9 +30,10 @@ from nemo_rl.converters.conversion import (
     total_bytes,
 )
 from nemo_rl.converters.engine import Crew, Worker
+from nemo_rl.converters.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
 from nemo_rl.converters.partial import Done, PartialFolder
-from nemo_rl.converters.targets import HF_PART, Plan, make_files
+from nemo_rl.converters.targets import Plan, make_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import fsync_path, human_size
 

@@ -25,7 +25,7 @@ from nemo_rl.converters.dist_checkpoint import DistCheckpoint
 from nemo_rl.converters.dist_index import FORMAT, INDEX
 from nemo_rl.converters.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.hf import HfWeights, copy_companions, write_config
+from nemo_rl.converters.hf import HF_PART, HfWeights, copy_companions, write_config
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.output import (
     SHARD_BYTES,
@@ -40,7 +40,6 @@ from nemo_rl.converters.output import (
     total_bytes,
 )
 from nemo_rl.converters.safetensors_stream import DTYPE_NAMES, Announced
-from nemo_rl.converters.targets import HF_PART
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.publish import publish_folder
 

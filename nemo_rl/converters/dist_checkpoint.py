@@ -21,10 +21,11 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from nemo_rl.converters.archive import saved_tensor
-from nemo_rl.converters.dist_index import COMMON as COMMON  # for other modules
-from nemo_rl.converters.dist_index import INDEX, read_index
+from nemo_rl.converters.dist_index import COMMON, INDEX, read_index
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
+
+__all__ = ["COMMON", "INDEX", "DistCheckpoint", "StoredTensor", "read_index"]
 
 
 @dataclass(frozen=True)

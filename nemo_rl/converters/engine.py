@@ -112,11 +112,13 @@ _mine: Worker | None = None
 """Of a process that helps another one."""
 
 
-def _help(request: Request, result: Path) -> None:
+def _help(parent: int, request: Request, result: Path) -> None:
     global _mine
     # Whoever stops the parent stops this process with it, and not on its own.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
     _mine = Worker(Conversion(request), result)
 
 
@@ -148,7 +150,7 @@ class Crew:
                 processes,
                 mp_context=get_context("spawn"),
                 initializer=_help,
-                initargs=(worker.conversion.request, worker.result),
+                initargs=(os.getpid(), worker.conversion.request, worker.result),
             )
         else:
             self._pool = ThreadPoolExecutor(self._count)

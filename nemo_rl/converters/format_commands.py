@@ -45,7 +45,7 @@ kinds are refused.
 {_PROOF}"""
 _RESHARD = f"""Write a Megatron checkpoint anew in the pieces that a layout would write.
 
-    reshard RUN/checkpoints/step_000100 out --tp 8 --pp 2 --config Qwen3-8B
+    reshard RUN/checkpoints/step_000100 out --tp 8 --pp 2
     reshard qwen3-megatron out --tp 2 --pp 4 --ep 8
 
 A checkpoint loads under any layout as it is; nobody needs this to change the layout. It
@@ -75,7 +75,7 @@ def _config(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="MODEL",
-        help="Hugging Face folder of the model (default: OUT/hf of a conversion)",
+        help="Hugging Face folder of the model (default: what the source keeps in hf)",
     )
 
 

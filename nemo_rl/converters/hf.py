@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.converters.safetensors_stream import DTYPE_NAMES
-from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+from nemo_rl.utils.exceptions import ConfigurationError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+HF_PART = "hf"
+"""Folder in a Megatron checkpoint that keeps config.json and the tokenizer."""
 _COMPANIONS = (
     "config.json",
     "generation_config.json",
@@ -160,51 +161,6 @@ class HfWeights:
             self.shapes[name] = tuple(entry["shape"])
             self._dtypes[name] = entry["dtype"]
             self._places[name] = (file, 8 + length + start, end - start)
-
-
-class HfShardWriter:
-    """Write a stream of named tensors as safetensors shards.
-
-    Args:
-        folder: existing folder.
-        prefix: start of each shard's file name; distinct per writing process.
-        shard_bytes: a shard is written once it holds this much.
-    """
-
-    def __init__(self, folder: Path, prefix: str, shard_bytes: int = 4 << 30) -> None:
-        self.folder, self.prefix, self.shard_bytes = folder, prefix, shard_bytes
-        self._pending: dict[str, Tensor] = {}
-        self._pending_bytes = 0
-        self._shards: dict[str, list[str]] = {}
-        self._bytes = 0
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        """Queue one full tensor (any device) and flush a full shard."""
-        size = tensor.numel() * tensor.element_size()
-        if self._pending and self._pending_bytes + size > self.shard_bytes:
-            self._flush()
-        # A copy: the parameter behind the tensor may change before the flush.
-        self._pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        self._pending_bytes += size
-
-    def close(self) -> dict[str, Any]:
-        """Write what is queued; returns the shards for ``finish_folder``."""
-        if self._pending:
-            self._flush()
-        return {"shards": self._shards, "bytes": self._bytes}
-
-    def _flush(self) -> None:
-        name = f"{self.prefix}-{len(self._shards):05d}.safetensors"
-        try:
-            save_file(self._pending, str(self.folder / name), {"format": "pt"})
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"could not write {self.folder / name}: {error}. Free disk space or "
-                "choose another checkpointing.checkpoint_dir."
-            ) from None
-        self._shards[name] = list(self._pending)
-        self._bytes += self._pending_bytes
-        self._pending, self._pending_bytes = {}, 0
 
 
 def finish_folder(

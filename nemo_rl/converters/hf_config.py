@@ -98,9 +98,16 @@ class HfConfig:
             )
         return float(value)
 
-    def optional(self, key: str) -> float | None:
-        """A positive number, or None where it is absent."""
-        return None if self.get(key) is None else self.number(key)
+    def optional(self, key: str, default: float | None = None) -> float | None:
+        """A positive number, or None where the field is null.
+
+        Args:
+            key: of the field.
+            default: what an absent field means.
+        """
+        if self.values.get(key, default) is None:
+            return None
+        return self.number(key, default)
 
     def layer_kinds(self, key: str, names: tuple[str, ...]) -> list[str] | None:
         """One of ``names`` per layer, or None where the field is absent."""

@@ -91,8 +91,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']}, expected {_FORMAT}")
-        {name: (e["bytes"], e["digest"]) for name, e in content["files"].items()}
-        {name: e["digest"] for name, e in content["tensors"].items()}
+        for name, entry in content["files"].items():
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ValueError(f"{name} is not a file of its folder")
+            entry["bytes"], entry["digest"]
+        for entry in content["tensors"].values():
+            entry["bytes"], entry["digest"]
         return content
     except FileNotFoundError:
         raise CheckpointError(

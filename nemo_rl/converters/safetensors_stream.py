@@ -57,7 +57,7 @@ def plan_shards(tensors: Sequence[Announced], shard_bytes: int) -> list[Shard]:
             filled = 0
         groups[-1].append(item)
         filled += size
-    return [_plan_shard(group) for group in groups]
+    return [_plan_shard(group) for group in groups if group]
 
 
 def _plan_shard(tensors: list[Announced]) -> Shard:
@@ -88,6 +88,7 @@ class SafetensorsStream:
         folder: existing folder.
         tensors: (name, shape, dtype) of every tensor, in the order of ``add``.
         shard_bytes: a shard ends before the tensor that would exceed it.
+        prefix: start of each shard's file name; distinct per writing process.
     """
 
     def __init__(
@@ -95,8 +96,9 @@ class SafetensorsStream:
         folder: Path,
         tensors: Sequence[Announced],
         shard_bytes: int = 4 << 30,
+        prefix: str = "shard",
     ) -> None:
-        self.folder = folder
+        self.folder, self.prefix = folder, prefix
         self._shards = plan_shards(tensors, shard_bytes)
         self._coming = list(reversed(tensors))
         self._bytes = sum(map(_bytes, tensors))
@@ -118,7 +120,9 @@ class SafetensorsStream:
         if self._open < 0 or name not in self._shards[self._open].starts:
             self._begin(self._open + 1)
         assert self._file is not None
-        self._file.write(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        self._file.write(
+            tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+        )
 
     def close(self) -> dict[str, Any]:
         """End the last shard; returns the shards for ``hf.finish_folder``.
@@ -129,7 +133,7 @@ class SafetensorsStream:
         self.abandon()
         if self._coming:
             raise ValueError(f"{len(self._coming)} tensors have not come")
-        shards = {_file_name(n): list(s.starts) for n, s in enumerate(self._shards)}
+        shards = {self._name(n): list(s.starts) for n, s in enumerate(self._shards)}
         return {"shards": shards, "bytes": self._bytes}
 
     def abandon(self) -> None:
@@ -137,17 +141,16 @@ class SafetensorsStream:
         if self._file is not None:
             self._file.close()
 
+    def _name(self, shard: int) -> str:
+        return f"{self.prefix}-{shard:05d}.safetensors"
+
     def _begin(self, shard: int) -> None:
         self.abandon()
         self._open = shard
-        self._file = open(self.folder / _file_name(shard), "xb")  # noqa: SIM115
+        self._file = open(self.folder / self._name(shard), "xb")  # noqa: SIM115
         self._file.write(self._shards[shard].header)
 
 
 def _bytes(item: Announced) -> int:
     _, shape, dtype = item
     return math.prod(shape) * dtype.itemsize
-
-
-def _file_name(shard: int) -> str:
-    return f"shard-{shard:05d}.safetensors"

@@ -21,6 +21,7 @@ from nemo_rl.converters.archive import ALIGNMENT, NOTHING, Envelope, envelope, r
 from nemo_rl.converters.bridge import Weight, extra_states, some
 from nemo_rl.converters.dist_index import IndexBuilder
 from nemo_rl.converters.hf import (
+    HF_PART,
     SINGLE_NAME,
     copy_companions,
     write_config,
@@ -30,8 +31,6 @@ from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.safetensors_stream import plan_shards
 from nemo_rl.utils.exceptions import ConfigurationError
 
-HF_PART = "hf"
-"""Folder in a converted checkpoint that keeps config.json and the tokenizer."""
 Plan = list[tuple[Weight, torch.dtype]]
 """The weights of a model in their order, and the dtype that each is written in."""
 

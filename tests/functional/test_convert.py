@@ -67,7 +67,7 @@ def _loaded(rank, folder, layout, weights):
     from nemo_rl.backends.training.megatron import checkpoint
 
     one = session(rank, folder, layout)
-    state = checkpoint._read_weights(weights, one.backend.model, None)
+    state = checkpoint.read_weights(weights, one.backend.model, None)
     one.backend.model.load_state_dict(state["model"])
     return one.weights()
 
@@ -109,7 +109,7 @@ def test_convert_what_training_wrote_to_what_it_exports(tmp_path, family, layout
     source = saved(tmp_path / "source", family)
     path, exported = tmp_path / "checkpoint", tmp_path / "exported"
     run_ranks(_trained, WIDE[layout][0], source, layout, path, exported)
-    convert(path, tmp_path / "converted", config=source)
+    convert(path, tmp_path / "converted")
     assert_equal(tensors(tmp_path / "converted"), tensors(exported))
     convert(exported, tmp_path / "again")
     assert names_in(tmp_path / "again") == names_in(path)
@@ -125,7 +125,7 @@ def test_convert_gives_one_model_whatever_the_layout_of_training(
     for place in (layout, "one"):
         path, exported = tmp_path / place, tmp_path / f"{place}-hf"
         run_ranks(_trained, WIDE[place][0], source, place, path, exported)
-        convert(path, tmp_path / f"{place}-converted", config=source)
+        convert(path, tmp_path / f"{place}-converted")
     got, want = (tensors(tmp_path / f"{p}-converted") for p in (layout, "one"))
     before = tensors(source)
     for name, value in want.items():

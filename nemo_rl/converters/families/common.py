@@ -22,8 +22,24 @@ H = "model.layers.{layer}."
 """Prefix of a layer's weights in a Hugging Face folder."""
 
 
-def common_fields(config: HfConfig, architecture: str) -> dict[str, Any]:
-    """Fields of ``ModelSpec`` that are spelled alike in every family."""
+def common_fields(
+    config: HfConfig,
+    architecture: str,
+    *,
+    kv_heads: int | None = None,
+    head_dim: int | None = None,
+    norm_eps: float = 1e-6,
+) -> dict[str, Any]:
+    """Fields of ``ModelSpec`` that are spelled alike in every family.
+
+    Args:
+        config: what is read.
+        architecture: of the model.
+        kv_heads: what transformers takes where the field is absent; None for as many
+            as there are heads.
+        head_dim: likewise; None for the share of a head in the hidden channels.
+        norm_eps: likewise.
+    """
     heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
     return {
         "architecture": architecture,
@@ -31,11 +47,11 @@ def common_fields(config: HfConfig, architecture: str) -> dict[str, Any]:
         "hidden_size": hidden,
         "ffn_hidden_size": config.integer("intermediate_size"),
         "num_heads": heads,
-        "num_kv_heads": config.integer("num_key_value_heads", heads),
-        "head_dim": config.integer("head_dim", hidden // heads or 1),
+        "num_kv_heads": config.integer("num_key_value_heads", kv_heads or heads),
+        "head_dim": config.integer("head_dim", head_dim or hidden // heads or 1),
         "vocab_size": config.integer("vocab_size"),
         "max_positions": config.integer("max_position_embeddings", 4096),
-        "norm_eps": config.number("rms_norm_eps", 1e-6),
+        "norm_eps": config.number("rms_norm_eps", norm_eps),
         "tied": bool(config.get("tie_word_embeddings", False)),
     }
 

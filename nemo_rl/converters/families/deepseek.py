@@ -27,9 +27,9 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
         norm_topk_prob=architecture == V3,
     )
     fields = common.common_fields(config, architecture)
-    q_rank = config.get("q_lora_rank")
+    q_rank = config.values.get("q_lora_rank", 1536)
     mla = Mla(
-        q_rank=None if q_rank is None else config.integer("q_lora_rank"),
+        q_rank=None if q_rank is None else config.integer("q_lora_rank", 1536),
         kv_rank=config.integer("kv_lora_rank"),
         nope_dim=config.integer("qk_nope_head_dim"),
         rope_dim=config.integer("qk_rope_head_dim"),
@@ -37,7 +37,8 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
     )
     moe = _experts(config, architecture, fields["num_layers"])
     # These hold for a head's own keys, which latent attention has not.
-    fields |= {"num_kv_heads": fields["num_heads"]}
+    fields["num_kv_heads"] = fields["num_heads"]
+    fields["head_dim"] = mla.nope_dim + mla.rope_dim
     return ModelSpec(**fields, rope=_rope(config), mla=mla, moe=moe)
 
 
@@ -48,9 +49,10 @@ def _experts(config: HfConfig, architecture: str, layers: int) -> Moe:
     )
     groups: dict[str, Any] = {}
     limited = config.get("topk_method", "noaux_tc") != "greedy"
-    if limited and config.integer("n_group", 1) > 1:
-        group_top_k = config.integer("topk_group")
-        groups = {"groups": config.integer("n_group"), "group_top_k": group_top_k}
+    count = config.integer("n_group", 8 if architecture == V3 else 1)
+    if limited and count > 1:
+        group_top_k = config.integer("topk_group", 4)
+        groups = {"groups": count, "group_top_k": group_top_k}
         # Megatron ranks a group by its best top_k / group_top_k experts.
         best = 2 if architecture == V3 else 1
         if top_k != best * group_top_k:
@@ -60,7 +62,7 @@ def _experts(config: HfConfig, architecture: str, layers: int) -> Moe:
                 f"num_experts_per_tok / topk_group, so only {best * group_top_k} "
                 "experts per token give the same model"
             )
-    dense = config.get("first_k_dense_replace", 0)
+    dense = config.get("first_k_dense_replace", 3 if architecture == V3 else 0)
     return Moe(
         experts=config.integer("n_routed_experts"),
         top_k=top_k,
@@ -69,7 +71,9 @@ def _experts(config: HfConfig, architecture: str, layers: int) -> Moe:
         normalise=architecture == V3,
         sigmoid=architecture == V3,
         bias=architecture == V3,
-        scaling=config.number("routed_scaling_factor", 1.0),
+        scaling=config.number(
+            "routed_scaling_factor", 2.5 if architecture == V3 else 1.0
+        ),
         shared_ffn=ffn * config.integer("n_shared_experts"),
         **groups,
     )

@@ -23,8 +23,8 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
         use_bidirectional_attention=False,
         hidden_activation="gelu_pytorch_tanh",
     )
-    fields = common.common_fields(config, architecture)
-    fields["head_dim"] = config.integer("head_dim", 256)
+    fields = common.common_fields(config, architecture, kv_heads=4, head_dim=256)
+    bounds = (50.0, 30.0) if architecture == GEMMA2 else (None, None)
     fields["tied"] = bool(config.get("tie_word_embeddings", True))
     pattern = 2 if architecture == GEMMA2 else _pattern(config)
     kinds = config.layer_kinds("layer_types", _KINDS) or [
@@ -41,8 +41,8 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
         window=config.integer("sliding_window", 4096),
         sliding=tuple(kind == "sliding_attention" for kind in kinds),
         attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
-        attention_softcap=config.optional("attn_logit_softcapping"),
-        final_softcap=config.optional("final_logit_softcapping"),
+        attention_softcap=config.optional("attn_logit_softcapping", bounds[0]),
+        final_softcap=config.optional("final_logit_softcapping", bounds[1]),
         sandwich_norms=True,
         offset_norms=True,
         scaled_embedding=True,

@@ -20,9 +20,11 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
         use_sliding_window=False,
         hidden_act="silu",
     )
-    fields = common.common_fields(config, architecture)
+    mistral = architecture == MISTRAL
+    kv_heads = 8 if mistral else None
+    fields = common.common_fields(config, architecture, kv_heads=kv_heads)
     # transformers reads a Mistral without the field as one of 4096 positions.
-    if architecture == MISTRAL and config.values.get("sliding_window", 4096):
+    if mistral and config.values.get("sliding_window", 4096):
         fields["window"] = config.integer("sliding_window", 4096)
         fields["sliding"] = (True,) * fields["num_layers"]
     return ModelSpec(**fields, rope=config.rope())

@@ -13,7 +13,7 @@ ARCHITECTURES = ("MixtralForCausalLM",)
 def read(config: HfConfig, architecture: str) -> ModelSpec:
     """The model of a configuration; see ``families.model_spec``."""
     config.expect(architecture, hidden_act="silu")
-    fields = common.common_fields(config, architecture)
+    fields = common.common_fields(config, architecture, kv_heads=8, norm_eps=1e-5)
     if config.get("sliding_window"):
         fields["window"] = config.integer("sliding_window")
         fields["sliding"] = (True,) * fields["num_layers"]

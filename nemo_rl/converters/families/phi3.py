@@ -17,7 +17,7 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
     config.expect(
         architecture, attention_bias=False, hidden_act="silu", use_sliding_window=False
     )
-    fields = common.common_fields(config, architecture)
+    fields = common.common_fields(config, architecture, norm_eps=1e-5)
     if config.get("sliding_window"):
         fields["window"] = config.integer("sliding_window")
         fields["sliding"] = (True,) * fields["num_layers"]

@@ -13,7 +13,7 @@ ARCHITECTURES = ("Qwen2ForCausalLM",)
 def read(config: HfConfig, architecture: str) -> ModelSpec:
     """The model of a configuration; see ``families.model_spec``."""
     config.expect(architecture, use_sliding_window=False, hidden_act="silu")
-    fields = common.common_fields(config, architecture)
+    fields = common.common_fields(config, architecture, kv_heads=32)
     return ModelSpec(**fields, rope=config.rope(), qkv_bias=True)
 
 

@@ -15,12 +15,8 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
     config.expect(
         architecture, attention_bias=False, use_sliding_window=False, hidden_act="silu"
     )
-    fields = common.common_fields(config, architecture)
-    return ModelSpec(
-        **{**fields, "head_dim": config.integer("head_dim", 128)},
-        rope=config.rope(),
-        qk_norm=True,
-    )
+    fields = common.common_fields(config, architecture, kv_heads=32, head_dim=128)
+    return ModelSpec(**fields, rope=config.rope(), qk_norm=True)
 
 
 def rules(spec: ModelSpec) -> list[WeightRule]:

@@ -20,7 +20,8 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
     config.expect(
         architecture, attention_bias=False, use_sliding_window=False, hidden_act="silu"
     )
-    fields = common.common_fields(config, architecture)
+    kv_heads = 16 if architecture == QWEN2 else 4
+    fields = common.common_fields(config, architecture, kv_heads=kv_heads)
     shared: dict[str, Any] = {}
     if architecture == QWEN2:
         config.expect(architecture, qkv_bias=True)

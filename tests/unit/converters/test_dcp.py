@@ -98,9 +98,7 @@ def test_a_cut_file_names_the_tensor(source, tmp_path):
     folder = hf_to_dcp(source, tmp_path / "dcp")
     file = folder / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:20000])
-    with pytest.raises(
-        CheckpointError, match="ends at .* The file may be cut"
-    ):
+    with pytest.raises(CheckpointError, match="ends at .* The file may be cut"):
         dcp_to_hf(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

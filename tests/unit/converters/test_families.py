@@ -260,3 +260,24 @@ def test_experts_of_qwen_are_in_every_nth_layer():
 def test_what_would_be_another_model_is_refused(config, message):
     with pytest.raises(ConfigurationError, match=message):
         model_spec(config)
+
+
+@EVERY
+def test_an_absent_field_means_what_transformers_takes(family):
+    """Files on the hub leave fields out; each such gap is another model if misread."""
+    config = models.tiny_config(family, heads=4, kv_heads=2)
+    kind, _ = models.EVERY_FAMILY[family]
+    named = {"architectures": [f"{kind.removesuffix('Text')}ForCausalLM"]}
+    full = config.to_dict()
+    for left_out in full:
+        less = {k: v for k, v in full.items() if k not in (left_out, "architectures")}
+        try:
+            ours = model_spec({**less, **named})
+        except ConfigurationError:
+            continue  # asked for
+        theirs = type(config).from_dict(less).to_dict()
+        expected = model_spec({**theirs, **named})
+        # What a cache of positions is sized by changes no number.
+        for spec in (ours, expected):
+            object.__setattr__(spec, "max_positions", 0)
+        assert ours == expected, left_out

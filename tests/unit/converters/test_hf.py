@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from nemo_rl.converters.hf import (
     INDEX_NAME,
     SINGLE_NAME,
-    HfShardWriter,
     HfWeights,
     finish_folder,
 )
-from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+from nemo_rl.converters.safetensors_stream import SafetensorsStream
+from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
 
 
@@ -122,39 +122,6 @@ def test_an_honest_hand_written_header_is_read(tmp_path):
         assert weights.tensor("w").shape == (2, 3)
 
 
-def test_writer_cuts_shards_by_size_and_copies_what_it_gets(tmp_path):
-    writer = HfShardWriter(tmp_path, "stage000", shard_bytes=100)
-    weight = torch.ones(20)  # 80 bytes
-    writer.add("a", weight)
-    weight.zero_()
-    writer.add("b", torch.ones(5))  # 100 bytes together: still fits
-    writer.add("c", torch.ones(3, 100)[:, ::2])  # too large for any shard, strided
-    writer.add("d", torch.nn.Parameter(torch.ones(1)))
-    written = writer.close()
-    assert list(written["shards"].values()) == [["a", "b"], ["c"], ["d"]]
-    assert written["bytes"] == 80 + 20 + 600 + 4
-    (tmp_path / INDEX_NAME).write_text(
-        json.dumps(
-            {"weight_map": {n: f for f, ns in written["shards"].items() for n in ns}}
-        )
-    )
-    with HfWeights(tmp_path) as weights:
-        assert (weights.tensor("a") == 1).all()
-        assert weights.shapes["c"] == (3, 50)
-
-
-def test_writer_of_nothing_writes_nothing(tmp_path):
-    assert HfShardWriter(tmp_path, "x").close() == {"shards": {}, "bytes": 0}
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_writer_reports_a_folder_that_is_not_there(tmp_path):
-    writer = HfShardWriter(tmp_path / "gone", "stage000")
-    writer.add("a", torch.ones(1))
-    with pytest.raises(CheckpointError, match="could not write .*stage000-00000"):
-        writer.close()
-
-
 @pytest.mark.parametrize("shard_bytes", [4 << 30, 8000], ids=["single", "sharded"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_transformers_reads_what_is_written(tmp_path, shard_bytes, tied):
@@ -165,11 +132,16 @@ def test_transformers_reads_what_is_written(tmp_path, shard_bytes, tied):
     (source / "notes.txt").write_text("not part of a model")
     target = tmp_path / "target"
     target.mkdir()
-    writers = [HfShardWriter(target, f"stage{n:03d}", shard_bytes) for n in range(2)]
     with HfWeights(source) as weights:
-        for name in sorted(weights.names()):
-            writers["layers.1" in name].add(name, weights.tensor(name).bfloat16())
-        written = [writer.close() for writer in writers]
+        written = []
+        for stage in range(2):
+            names = [n for n in sorted(weights.names()) if ("layers.1" in n) == stage]
+            announced = [(n, weights.shapes[n], torch.bfloat16) for n in names]
+            prefix = f"stage{stage:03d}"
+            stream = SafetensorsStream(target, announced, shard_bytes, prefix)
+            for name in names:
+                stream.add(name, weights.tensor(name).bfloat16())
+            written.append(stream.close())
         finish_folder(
             target, written, source=source, config_changes={"dtype": "bfloat16"}
         )
@@ -197,7 +169,7 @@ def test_one_shard_is_a_single_file_without_index(tmp_path):
     source = models.save(tmp_path / "source", layers=1, hidden=32)
     target = tmp_path / "target"
     target.mkdir()
-    writer = HfShardWriter(target, "stage000")
+    writer = SafetensorsStream(target, [("w", (2,), torch.float32)])
     writer.add("w", torch.ones(2))
     changes = {"dtype": "float32", "rope_theta": 5e5}
     finish_folder(target, [writer.close()], source=source, config_changes=changes)

@@ -125,12 +125,18 @@ class MegatronBackend:
             return self.get_logprobs(batch)
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
-        """Write weights, optimizer, update count and generators below ``path``."""
+        """Write weights, optimizer, update count and generators below ``path``.
+
+        Configuration and tokenizer go with them: the checkpoint is the whole model.
+        """
         from nemo_rl.backends.training.megatron import checkpoint
 
         common = {"updates": self.updates}
         optimizer = self.optimizer if with_optimizer else None
-        checkpoint.save(Path(path), self.model, optimizer, common)
+        dtype = str(self.model.config.params_dtype).removeprefix("torch.")
+        changes = {**self.config.hf_config_overrides, "dtype": dtype}
+        description = (self.model_folder, changes)
+        checkpoint.save(Path(path), self.model, optimizer, common, description)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout.

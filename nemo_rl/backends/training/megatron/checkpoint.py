@@ -11,6 +11,7 @@ import pickle
 import queue
 import random
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_rl.converters.dist_checkpoint import COMMON, read_index
+from nemo_rl.converters.hf import HF_PART, copy_companions, write_config
 from nemo_rl.utils.exceptions import CheckpointError
 
 _SHARDING = {
@@ -75,7 +77,13 @@ def _make_moments(optimizer: Any) -> None:
             part.init_state_fn(part.optimizer, part.config)
 
 
-def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None:
+def save(
+    path: Path,
+    model: Any,
+    optimizer: Any,
+    common: dict[str, Any],
+    description: tuple[Path, Mapping[str, Any]],
+) -> None:
     """Write a checkpoint into an existing folder; every rank must call it.
 
     Args:
@@ -83,6 +91,8 @@ def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None
         model: the bare (unwrapped) model.
         optimizer: Megatron optimizer, None to leave it out.
         common: small state that is the same on every rank.
+        description: Hugging Face folder whose configuration and tokenizer are kept
+            with the weights, and the entries of config.json that differ from its own.
 
     Raises:
         CheckpointError: the files could not be written.
@@ -108,6 +118,9 @@ def save(path: Path, model: Any, optimizer: Any, common: dict[str, Any]) -> None
         if dist.get_rank() == 0:
             contents = {"optimizer": optimizer is not None}
             (path / _CONTENTS).write_text(json.dumps(contents) + "\n")
+            (path / HF_PART).mkdir(exist_ok=True)
+            copy_companions(description[0], path / HF_PART)
+            write_config(path / HF_PART, description[1])
     except _UNWRITABLE as error:
         raise CheckpointError(
             f"could not write the checkpoint in {path}: {_reason(error)}. Check that "
@@ -128,7 +141,7 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
         with_optimizer = json.loads((path / _CONTENTS).read_text())["optimizer"]
         saved = optimizer if with_optimizer else None
         _refuse_code(path / "weights")
-        state = _read_weights(path / "weights", model, saved)
+        state = read_weights(path / "weights", model, saved)
         generators = _read_generators(path / "generators")
     except _UNREADABLE as error:
         raise CheckpointError(
@@ -162,7 +175,14 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _read_weights(weights: Path, model: Any, optimizer: Any) -> dict[str, Any]:
+def read_weights(weights: Path, model: Any, optimizer: Any) -> dict[str, Any]:
+    """The state of a distributed checkpoint, in the layout of this model.
+
+    Args:
+        weights: folder that holds ``.metadata``.
+        model: the bare model; it is not changed.
+        optimizer: as the model; None to leave its state out.
+    """
     strategy = dist_checkpointing.serialization.get_default_load_sharded_strategy(
         str(weights)
     )

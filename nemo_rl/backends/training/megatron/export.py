@@ -16,9 +16,12 @@ from nemo_rl.backends.training.megatron.model import (
     is_divided,
     weights_of_rank,
 )
-from nemo_rl.converters.hf import HfShardWriter, finish_folder
+from nemo_rl.converters.families import rules_for
+from nemo_rl.converters.hf import finish_folder
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import WeightRule
+from nemo_rl.converters.safetensors_stream import SafetensorsStream
+from nemo_rl.utils.exceptions import CheckpointError
 
 
 @torch.no_grad()
@@ -29,31 +32,40 @@ def export_weights(model: PolicyModel, spec: ModelSpec) -> Iterator[tuple[str, T
     exhaust the iterator, and all receive the full tensors. A tied embedding is yielded
     by the first stage alone.
     """
-    group = parallel_state.get_tensor_model_parallel_group()
+    for rules, part in _gathered_weights(model, spec):
+        part = part.detach()
+        if len(rules) > 1:
+            parts = _gather(part, parallel_state.get_expert_model_parallel_group())
+        elif is_divided(rules[0], part, spec):
+            group = parallel_state.get_tensor_model_parallel_group()
+            parts = [rules[0].shard.unshard(_gather(part, group))]
+        else:
+            parts = [part]
+        for rule, full in zip(rules, parts, strict=True):
+            yield from zip(rule.hf, rule.transform.split(full, spec), strict=True)
+
+
+def _gathered_weights(
+    model: PolicyModel, spec: ModelSpec
+) -> Iterator[tuple[list[WeightRule], Tensor]]:
+    """Weights of this rank, each with its rule; of experts, with those of all ranks."""
+    every = rules_for(spec)
     for name, rule, part in weights_of_rank(model, spec):
         if spec.tied and name.endswith("output_layer.weight"):
             continue
-        part = part.detach()
-        if ".mlp.experts." in rule.megatron:
-            yield from _every_rank(rule, part, spec)
-            continue
-        if is_divided(rule, part, spec):
-            part = rule.shard.unshard(_gather(part, group))
-        yield from zip(rule.hf, rule.transform.split(part, spec), strict=True)
-
-
-def _every_rank(
-    rule: WeightRule, part: Tensor, spec: ModelSpec
-) -> Iterator[tuple[str, Tensor]]:
-    """An expert of this rank, and the ones that the others of its group have."""
-    group = parallel_state.get_expert_model_parallel_group()
-    assert spec.moe is not None
-    own = int(rule.megatron.split(".mlp.experts.")[1].split(".")[0])
-    count = spec.moe.experts // group.size()
-    for rank, full in enumerate(_gather(part, group)):
-        expert = own + (rank - group.rank()) * count
-        hf = [n.replace(f".experts.{own}.", f".experts.{expert}.") for n in rule.hf]
-        yield from zip(hf, rule.transform.split(full, spec), strict=True)
+        rules = [rule]
+        if ".mlp.experts." in rule.megatron and spec.moe is not None:
+            group = parallel_state.get_expert_model_parallel_group()
+            before, after = rule.megatron.split(".mlp.experts.")
+            own, rest = after.split(".", 1)
+            step = spec.moe.experts // group.size()
+            first = int(own) - group.rank() * step
+            names = [
+                f"{before}.mlp.experts.{first + rank * step}.{rest}"
+                for rank in range(group.size())
+            ]
+            rules = [every[name] for name in names]
+        yield rules, part
 
 
 def _gather(part: Tensor, group: Any) -> list[Tensor]:
@@ -89,15 +101,32 @@ def save_hf(
         parallel_state.get_tensor_model_parallel_rank() == 0
         and parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     )
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    writer = HfShardWriter(folder, f"stage{stage:03d}") if is_writer else None
-    for name, tensor in export_weights(model, spec):
+    names = [
+        (name, spec.shape(dims), part.dtype)
+        for rules, part in _gathered_weights(model, spec)
+        for rule in rules
+        for name, dims in rule.hf.items()
+    ]
+    prefix = f"stage{stage:03d}"
+    writer = SafetensorsStream(folder, names, prefix=prefix) if is_writer else None
+    try:
+        for name, tensor in export_weights(model, spec):
+            if writer is not None:
+                writer.add(name, tensor.cpu())
+        own = (stage, writer.close()) if writer else None
+    except OSError as error:
+        raise CheckpointError(
+            f"could not write the model in {folder}: {error}. Free disk space or "
+            "choose another checkpointing.checkpoint_dir."
+        ) from None
+    finally:
         if writer is not None:
-            writer.add(name, tensor)
+            writer.abandon()
     written: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(written, (stage, writer.close()) if writer else None)
+    dist.all_gather_object(written, own)
     if dist.get_rank() == 0:
         parts = [part for _, part in sorted(filter(None, written), key=lambda w: w[0])]
+        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         changes = {**overrides, "dtype": dtype}
         finish_folder(folder, parts, source=source, config_changes=changes)
     dist.barrier()
