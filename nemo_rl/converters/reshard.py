@@ -7,14 +7,12 @@ the weights, are divided anew; everything else is copied byte for byte.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nemo_rl.converters.bridge import MegatronSide, Weight, find_weights, weights_of
@@ -77,7 +75,6 @@ class Resharding:
         check_layout(self.spec, layout)
         side = MegatronSide(self.place, self.spec)
         self.checkpoint = side.checkpoint
-        _check_optimizer(self.place, layout)
         self.weights = self._weights()
         self.kinds = self._kinds()
         mine = {kind + w.key for w in self.weights for kind in self.kinds[w.key]}
@@ -120,32 +117,6 @@ class Resharding:
         if full.shape == rows:
             return full
         return pad_rows(full[: self.spec.vocab_size], rows[0])
-
-
-def _check_optimizer(place: Path, layout: Layout) -> None:
-    """Refuse to divide experts whose optimizer Megatron would not load.
-
-    It keeps one optimizer for a model, and a second one for experts that are divided.
-    """
-    try:
-        common = torch.load(place / COMMON, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{place / COMMON} cannot be read: {reason}") from None
-    optimizer = common.get("optimizer") if isinstance(common, dict) else None
-    if not isinstance(optimizer, dict):
-        return
-    divided = bool(optimizer) and all(isinstance(key, int) for key in optimizer)
-    if divided != (layout.ep > 1):
-        kept = "with" if divided else "without"
-        raise ConfigurationError(
-            f"{place} holds an optimizer that was saved {kept} expert parallelism, "
-            f"which Megatron does not load with --ep {layout.ep}. Choose --ep "
-            f"{'2 or more' if divided else '1'}; for the weights alone, convert with "
-            "megatron-to-hf and hf-to-megatron and reshard that."
-        )
 
 
 def _write(work: Resharding, folder: Path, progress: Progress) -> None:
