@@ -15,6 +15,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import IO, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def envelope(shape: tuple[int, ...], dtype: torch.dtype) -> Envelope:
     file = _Hollow()
     hollow = torch.empty(shape, dtype=dtype)  # its memory is never touched
     with skip_data():
-        torch.save(hollow, file)
+        torch.save(hollow, cast(IO[bytes], file))
     if len(file.parts) != 2 or file.gap != hollow.nbytes:
         raise RuntimeError(
             f"torch {torch.__version__} saves a tensor in another way than expected: "
@@ -140,7 +141,7 @@ def saved_tensor(file: MappedFile, start: int, length: int) -> Tensor:
     """
     if start < 0 or length < 0 or start + length > file.size:
         raise ValueError(f"the file ends at byte {file.size}")
-    window = _Window(file, start, length)
+    window = cast(IO[bytes], _Window(file, start, length))
     try:
         with skip_data():
             hollow = torch.load(window, map_location="cpu", weights_only=True)
