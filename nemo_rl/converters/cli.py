@@ -3,10 +3,12 @@
     {prog} hf-to-megatron MODEL OUT
     {prog} megatron-to-hf RUN/checkpoints/step_000100 OUT --config MODEL
     {prog} inspect FOLDER
+    {prog} verify OUT
     {prog} verify A B
 
-Weights are read and written one at a time. A result is read back from disk and compared
-with its source before it gets its name, so what is there is complete and right.
+Weights go from file to file, a few at a time. A result is read back from disk and
+compared with its source before it gets its name, so what is there is complete and
+right. What was interrupted goes on with --resume.
 """
 
 from __future__ import annotations

@@ -48,13 +48,16 @@ __all__ = [
     "open_side",
     "total_bytes",
 ]
-Progress = Callable[[int], None]
-"""Called with the bytes of every weight that was written or compared."""
+Progress = Callable[..., None]
+"""Called with the bytes of every weight that was written or compared.
+
+Of weights that were written before a conversion was continued: once, ``earlier=True``.
+"""
 _BATCH_BYTES, _BATCH_SECONDS = 256 << 20, 1.0
 _SPARE = 64 << 20
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: int, *, earlier: bool = False) -> None:
     """No progress is shown."""
 
 
@@ -180,7 +183,8 @@ def _write(
     make_files(partial.result, conversion.target)
     fsync_path(partial.result)
     todo = [n for n in range(len(conversion.plan)) if n not in partial.done]
-    progress(sum(conversion.size(number) for number in partial.done))
+    if partial.done:
+        progress(sum(map(conversion.size, partial.done)), earlier=True)
     batch: dict[int, Done] = {}
     size, since = 0, time.monotonic()
     saving: Future[None] | None = None

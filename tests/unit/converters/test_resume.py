@@ -119,8 +119,13 @@ def test_ctrl_c_says_how_to_go_on(source, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="was begun before: .* --resume, or rem"):
         module.convert(source, tmp_path / "out")
     counted = []
-    module.convert(source, tmp_path / "out", resume=True, progress=counted.append)
-    assert counted[0] > 0  # what was written before
+
+    def count(size, *, earlier=False):
+        counted.append((earlier, size))
+
+    module.convert(source, tmp_path / "out", resume=True, progress=count)
+    assert counted[0][0] and counted[0][1] > 0
+    assert not any(earlier for earlier, _ in counted[1:])
     assert same(tmp_path / "out", module.convert(source, tmp_path / "whole"))
 
 
