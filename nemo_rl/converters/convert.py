@@ -32,7 +32,7 @@ from nemo_rl.converters.conversion import (
 from nemo_rl.converters.engine import Crew, Worker
 from nemo_rl.converters.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
-from nemo_rl.converters.partial import Done, PartialFolder
+from nemo_rl.converters.partial import Done, PartialFolder, sweep
 from nemo_rl.converters.targets import Plan, make_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import fsync_path, human_size
@@ -102,6 +102,7 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
     identity = conversion.identity()
     if target.exists():
         if resume and _is_made_from(target, identity):
+            sweep(target)
             return target
         raise ConfigurationError(
             f"{target} exists already. Remove it, or choose another name."

@@ -56,6 +56,7 @@ def kill_again_and_again(source, target, whole, times):
     generator, continued, killed = random.Random(0), 0, 0
     while killed < times:
         if target.exists():
+            _start(source, target).join()
             assert same(target, whole) and not partial_of(target).exists()
             os.rename(target, target.with_name(f"done-{killed}-{time.monotonic_ns()}"))
         child = _start(source, target)
