@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_rl.converters.archive import NOTHING, envelope, raw, saved_tensor
+from nemo_rl.converters.archive import NOTHING, envelope, enveloped, raw, saved_tensor
 from nemo_rl.converters.dist_index import COMMON, INDEX, IndexBuilder, read_index
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
@@ -143,16 +143,19 @@ class DistCheckpoint:
 
     def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
         path, start, length = self._place(key, chunk)
+        dtype = self._entries[key].properties.dtype
         try:
             if path not in self._files:
                 self._files[path] = MappedFile(path)
-            part = saved_tensor(self._files[path], start, length)
+            file = self._files[path]
+            part = enveloped(file, start, length, tuple(chunk.sizes), dtype)
+            if part is None:
+                part = saved_tensor(file, start, length)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path}: cannot read {length} bytes of {key} at {start}: {error}. The "
                 "file may be cut or damaged."
             ) from None
-        dtype = self._entries[key].properties.dtype
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
                 f"{path}: {key} holds {list(part.shape)} {part.dtype} at "
