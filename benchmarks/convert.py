@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -208,7 +209,7 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             f"- Machine: {os.cpu_count()} cores, {cpu_model()}",
             f"- Versions: Python {platform.python_version()}, {versions}",
             f"- Turns: {options.turns}, one after the other",
-            f"- Command: `python -m benchmarks.convert {' '.join(sys.argv[1:])}`",
+            f"- Command: `python -m benchmarks.convert {shlex.join(sys.argv[1:])}`",
         ]
     )
 

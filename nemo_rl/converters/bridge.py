@@ -57,13 +57,17 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
     """
     stacked = not spec.mixed if stacked is None else stacked
     found: list[tuple[int, Weight]] = []
+    shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
     for name, rule in rules_for(spec).items():
         match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
         layer = -1 if match is None else int(match[1])
         place = (name, (), ())
         if match is not None:
             place = _place(match[2], layer, spec, stacked=stacked)
-        shape = _merged_shape(rule, spec)
+        dims = (rule.transform, *rule.hf.values())
+        if dims not in shapes:  # layers and experts repeat themselves
+            shapes[dims] = _merged_shape(rule, spec)
+        shape = shapes[dims]
         found.append((layer, Weight(rule, place[0], shape, *place[1:])))
     return [weight for _, weight in sorted(found, key=lambda item: item[0])]
 

@@ -7,10 +7,12 @@
     {prog} lora-merge MODEL ADAPTER OUT
     {prog} reshard CHECKPOINT OUT --tp 8
     {prog} inspect FOLDER
+    {prog} verify OUT
     {prog} verify A B
 
-Weights are read and written one at a time. A result is read back from disk and compared
-with its source before it gets its name, so what is there is complete and right.
+Weights go from file to file, a few at a time. A result is read back from disk and
+compared with its source before it gets its name, so what is there is complete and
+right. What was interrupted goes on with --resume.
 """
 
 from __future__ import annotations

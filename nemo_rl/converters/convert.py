@@ -32,7 +32,7 @@ from nemo_rl.converters.conversion import (
 from nemo_rl.converters.engine import Crew, Worker
 from nemo_rl.converters.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
-from nemo_rl.converters.partial import Done, PartialFolder
+from nemo_rl.converters.partial import Done, PartialFolder, sweep
 from nemo_rl.converters.targets import Plan, make_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import fsync_path, human_size
@@ -48,13 +48,16 @@ __all__ = [
     "open_side",
     "total_bytes",
 ]
-Progress = Callable[[int], None]
-"""Called with the bytes of every weight that was written or compared."""
+Progress = Callable[..., None]
+"""Called with the bytes of every weight that was written or compared.
+
+Of weights that were written before a conversion was continued: once, ``earlier=True``.
+"""
 _BATCH_BYTES, _BATCH_SECONDS = 256 << 20, 1.0
 _SPARE = 64 << 20
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: int, *, earlier: bool = False) -> None:
     """No progress is shown."""
 
 
@@ -99,6 +102,7 @@ def convert(  # noqa: PLR0913 - keyword-only beyond the two folders
     identity = conversion.identity()
     if target.exists():
         if resume and _is_made_from(target, identity):
+            sweep(target)
             return target
         raise ConfigurationError(
             f"{target} exists already. Remove it, or choose another name."
@@ -180,7 +184,8 @@ def _write(
     make_files(partial.result, conversion.target)
     fsync_path(partial.result)
     todo = [n for n in range(len(conversion.plan)) if n not in partial.done]
-    progress(sum(conversion.size(number) for number in partial.done))
+    if partial.done:
+        progress(sum(map(conversion.size, partial.done)), earlier=True)
     batch: dict[int, Done] = {}
     size, since = 0, time.monotonic()
     saving: Future[None] | None = None

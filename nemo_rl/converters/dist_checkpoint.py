@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_rl.converters.archive import saved_tensor
+from nemo_rl.converters.archive import enveloped, saved_tensor
 from nemo_rl.converters.dist_index import COMMON, INDEX, read_index
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
@@ -175,12 +175,15 @@ class DistCheckpoint:
 
     def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
         path, start, length = self._place(key, chunk)
+        dtype = self._entries[key].properties.dtype
         try:
-            part = saved_tensor(self._file(path, key), start, length)
+            file, shape = self._file(path, key), tuple(chunk.sizes)
+            part = enveloped(file, start, length, shape, dtype)
+            if part is None:
+                part = saved_tensor(file, start, length)
         except ValueError as error:
             what = f"{length} bytes of {key} at {start}"
             raise _unreadable(path, what, error) from None
-        dtype = self._entries[key].properties.dtype
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
                 f"{path}: {key} holds {list(part.shape)} {part.dtype} at "

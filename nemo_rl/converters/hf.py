@@ -133,8 +133,9 @@ class HfWeights:
 
     def _open(self, path: Path, expected: set[str]) -> None:
         try:
-            # safetensors checks that the header and the file's size agree.
-            with safe_open(str(path), framework="pt") as handle:
+            # safetensors checks that the header and the file's size agree. For torch
+            # it would reserve as much memory as the file is large.
+            with safe_open(str(path), framework="np") as handle:
                 names = list(handle.keys())
             file = MappedFile(path)
             length = int.from_bytes(file.bytes(0, 8), "little")

@@ -18,7 +18,6 @@ from torch import Tensor
 from nemo_rl.converters.archive import raw
 from nemo_rl.converters.bridge import some
 from nemo_rl.utils.exceptions import CheckpointError
-from nemo_rl.utils.files import write_json
 
 MANIFEST = "nemo_rl_manifest.json"
 _WINDOW = 64 << 20
@@ -77,7 +76,8 @@ def write_manifest(
         "files": files,
         "tensors": dict(tensors),
     }
-    write_json(folder / MANIFEST, content)
+    # In place: the folder has no name yet, and a kill must leave no other file in it.
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,13 @@ def partial_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
+def sweep(target: Path) -> None:
+    """Remove what a process leaves that is killed after it gave a result its name."""
+    place = partial_of(target)
+    if not (place / "result").exists():
+        remove_tree(place)
+
+
 class PartialFolder:
     """The unfinished result of one piece of work, held by this process alone.
 
@@ -87,7 +94,8 @@ class PartialFolder:
         self.remove()
 
     def remove(self) -> None:
-        """Throw away what there is."""
+        """Throw away what there is, first what it says of itself."""
+        self._journal.unlink(missing_ok=True)
         remove_tree(self.place)
         self.close()
 

@@ -14,8 +14,12 @@ from nemo_rl.utils.files import human_size
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with rate and time left on a terminal, one line at the end elsewhere."""
+def progress(total: int) -> Iterator[Callable[..., None]]:
+    """A bar with rate and time left on a terminal, one line at the end elsewhere.
+
+    What it gives is called with counts of bytes; with ``earlier`` for those that an
+    earlier process has done, which say nothing about the rate.
+    """
     from rich import progress as rich
 
     started = time.monotonic()
@@ -29,10 +33,13 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
     with rich.Progress(*columns, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("", total=total)
 
-        def advance(count: int) -> None:
+        def advance(count: int, *, earlier: bool = False) -> None:
             nonlocal done
-            done += count
-            bar.advance(task, count)
+            if earlier:
+                bar.reset(task, completed=count)
+            else:
+                done += count
+                bar.advance(task, count)
 
         yield advance
     seconds = max(time.monotonic() - started, 1e-9)

@@ -11,6 +11,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from nemo_rl.converters.hf import (
 )
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.safetensors_stream import plan_shards
+from nemo_rl.converters.transforms import Transform
 from nemo_rl.utils.exceptions import ConfigurationError
 
 Plan = list[tuple[Weight, torch.dtype]]
@@ -191,33 +193,39 @@ def merged(weight: Weight, parts: list[Tensor], spec: ModelSpec) -> list[Tensor]
     A merge that only moves rows needs no memory: which rows it moves is found by
     merging row numbers.
     """
-    if len(parts) == 1 and parts[0].dim() < 2:
+    rows = tuple(part.shape[0] if part.dim() else 0 for part in parts)
+    runs = _runs(weight.rule.transform, rows, parts[0].dim(), spec)
+    if runs is None:
         return [weight.rule.transform.merge(parts, spec)]
-    numbers, total = [], 0
-    for part in parts:
-        rows = torch.arange(total, total + part.shape[0], dtype=torch.int64)
-        # Two columns, so that a merge that moves columns is not taken for one of rows.
-        numbers.append(
-            torch.stack([2 * rows, 2 * rows + 1], 1) if part.dim() > 1 else rows
-        )
-        total += part.shape[0]
-    order = weight.rule.transform.merge(numbers, spec)
-    if order.dim() == 2:
-        if order.shape[1] != 2 or not torch.equal(order[:, 0] + 1, order[:, 1]):
-            return [weight.rule.transform.merge(parts, spec)]
+    return [parts[which][first : first + count] for which, first, count in runs]
+
+
+@lru_cache(maxsize=64)
+def _runs(
+    transform: Transform, rows: tuple[int, ...], dims: int, spec: ModelSpec
+) -> list[tuple[int, int, int]] | None:
+    """Part, first row and count of the runs of rows that a merge moves, if only those."""
+    if not dims:
+        return None
+    edges = list(itertools.accumulate(rows, initial=0))
+    numbers = [torch.arange(*span) for span in itertools.pairwise(edges)]
+    if (
+        dims > 1
+    ):  # Two columns, so that a merge that moves columns is not taken for this.
+        numbers = [torch.stack([2 * part, 2 * part + 1], 1) for part in numbers]
+    order = transform.merge(numbers, spec)
+    if dims > 1:
+        if order.shape[1:] != (2,) or not torch.equal(order[:, 0] + 1, order[:, 1]):
+            return None
         order = order[:, 0] // 2
-    starts = (order.diff() != 1).nonzero().flatten() + 1
-    edges = [0, *starts.tolist(), len(order)]
-    offsets = list(itertools.accumulate((p.shape[0] for p in parts), initial=0))
+    breaks = (order.diff() != 1).nonzero().flatten() + 1
     found = []
-    for begin, end in itertools.pairwise(edges):
-        first, count = int(order[begin]), end - begin
-        while count:
-            which = max(i for i, o in enumerate(offsets[:-1]) if o <= first)
-            take = min(count, offsets[which + 1] - first)
-            inner = first - offsets[which]
-            found.append(parts[which][inner : inner + take])
-            first, count = first + take, count - take
+    for begin, end in itertools.pairwise([0, *breaks.tolist(), len(order)]):
+        first, last = int(order[begin]), int(order[begin]) + end - begin
+        for which, (low, high) in enumerate(itertools.pairwise(edges)):
+            if first < high and last > low:  # a run may go on in the next part
+                start = max(first, low)
+                found.append((which, start - low, min(last, high) - start))
     return found
 
 

@@ -7,7 +7,14 @@ import io
 import pytest
 import torch
 
-from nemo_rl.converters.archive import NOTHING, envelope, raw, saved, saved_tensor
+from nemo_rl.converters.archive import (
+    NOTHING,
+    envelope,
+    enveloped,
+    raw,
+    saved,
+    saved_tensor,
+)
 from nemo_rl.converters.mapped import MappedFile
 
 
@@ -46,6 +53,19 @@ def stored(tmp_path, content):
 def test_whatever_torch_saved_is_read(tmp_path, tensor):
     found = saved_tensor(*stored(tmp_path, saved(tensor)))
     assert torch.equal(found, tensor) and found.dtype == tensor.dtype
+
+
+def test_an_envelope_made_here_is_known_again_and_no_other(tmp_path):
+    tensor = torch.randn(2, 30)
+    around = envelope((2, 30), torch.float32)
+    content = around.head + bytes(raw(tensor)) + around.tail
+    place = stored(tmp_path, content)
+    assert torch.equal(enveloped(*place, (2, 30), torch.float32), tensor)
+    assert enveloped(*place, (3, 20), torch.float32) is None
+    assert enveloped(*place, (2, 60), torch.bfloat16) is None
+    changed = bytearray(content)
+    changed[100] ^= 1
+    assert enveloped(*stored(tmp_path, changed), (2, 30), torch.float32) is None
 
 
 def test_what_is_no_archive_of_a_tensor_says_so(tmp_path):

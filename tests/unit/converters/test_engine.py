@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from nemo_rl.converters.conversion import Conversion, Request
 from nemo_rl.converters.convert import convert
 from nemo_rl.converters.engine import Crew, Worker
+from nemo_rl.converters.families import model_spec, rules_for
+from nemo_rl.converters.safetensors_stream import plan_shards
 from nemo_rl.utils.exceptions import CheckpointError
 from tests.fakes import models
 
@@ -115,3 +118,57 @@ def _alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+MEASURE = """
+import json, sys; from pathlib import Path
+import torch
+from nemo_rl.converters import convert, report
+from nemo_rl.converters.conversion import Conversion, Request
+source, target, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+interpreter = report.resident()
+dtype = getattr(torch, dtype) if dtype else None
+largest = Conversion(Request(source, dtype=dtype)).largest
+convert.convert(source, target, dtype=dtype, threads=4)
+print(json.dumps([report.peak(), interpreter + 2 * largest + (300 << 20)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["", "float16"])
+def test_memory_stays_within_the_bound(tmp_path, dtype):
+    """1 GB of zeros, which take no room on the disk, there and back."""
+    source = tmp_path / "source"
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 7,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
+    spec = model_spec(config)
+    announced = [
+        (name, spec.shape(dims), torch.bfloat16)
+        for rule in rules_for(spec).values()
+        for name, dims in rule.hf.items()
+    ]
+    (shard,) = plan_shards(announced, 1 << 40)
+    assert shard.size > 1e9
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(config))
+    (source / "model.safetensors").write_bytes(shard.header)
+    os.truncate(source / "model.safetensors", shard.size)
+    for one, two in (("source", "there"), ("there", "back")):
+        arguments = [str(tmp_path / one), str(tmp_path / two), dtype]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True
+        )
+        peak, bound = json.loads(done.stdout)
+        assert peak <= bound, (peak, bound)

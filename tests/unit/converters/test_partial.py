@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_rl.converters.partial import PartialFolder, partial_of
+from nemo_rl.converters.partial import PartialFolder, partial_of, sweep
 from nemo_rl.utils.exceptions import CheckpointError
 
 WORK = {"parts": 3, "files": {"a": [1, 2], "b": [3, 4]}, "dtype": None}
@@ -66,6 +66,15 @@ def test_a_kill_before_the_journal_leaves_nothing_to_continue(tmp_path):
     (place / "result").mkdir(parents=True)
     (place / "result" / "old").touch()
     assert list(begin(tmp_path / "out").result.iterdir()) == []
+
+
+def test_a_kill_after_the_name_leaves_nothing_of_worth(tmp_path):
+    partial = begin(tmp_path / "out")
+    sweep(tmp_path / "out")
+    assert partial.place.exists()
+    partial.result.rename(tmp_path / "out")
+    sweep(tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_damaged_journal_says_what_to_do(tmp_path):
