@@ -1,7 +1,7 @@
 """Convert, inspect and compare checkpoints, on any machine and without a GPU.
 
     {prog} hf-to-megatron MODEL OUT
-    {prog} megatron-to-hf RUN/checkpoints/step_000100 OUT --config MODEL
+    {prog} megatron-to-hf RUN/checkpoints/step_000100 OUT
     {prog} hf-to-dcp MODEL OUT
     {prog} dcp-to-hf CHECKPOINT OUT --config MODEL
     {prog} lora-merge MODEL ADAPTER OUT

@@ -32,10 +32,11 @@ config.json and the tokenizer are kept in OUT/hf, so the way back needs nothing 
 _TO_HF = f"""Convert a checkpoint of training or of Megatron to a Hugging Face folder.
 
     megatron-to-hf qwen3-megatron out
-    megatron-to-hf RUN/checkpoints/step_000100 out --config Qwen3-8B
+    megatron-to-hf RUN/checkpoints/step_000100 out
+    megatron-to-hf megatron-lm-checkpoint out --config Qwen3-8B
 {_LATER}
-A checkpoint of training does not say which model it is of: name the Hugging Face folder
-that the training began with (--config); its tokenizer is copied too."""
+Checkpoints of training and of hf-to-megatron carry config.json and tokenizer. For one
+that does not, name the Hugging Face folder that the training began with (--config)."""
 
 
 def _conversion(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +87,7 @@ def _to_hf(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FOLDER",
-        help="Hugging Face folder that a checkpoint of training came from",
+        help="Hugging Face folder of the model, where the checkpoint carries none",
     )
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_rl.converters.cli import Command
 from nemo_rl.converters.report import memory, progress
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    from nemo_rl.converters.bridge import Weight
 
 _DESCRIPTION = """Prove that nothing changed.
 
@@ -24,7 +29,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="FOLDER",
-        help="Hugging Face folder that a checkpoint of training came from",
+        help="Hugging Face folder of the model, where the checkpoint carries none",
+    )
+    parser.add_argument(
+        "--logits",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare what both stacks compute, where they can run (default: on)",
     )
 
 
@@ -87,6 +98,23 @@ def _against_other(options: argparse.Namespace) -> None:
         plan = list(zip(weights, dtypes, strict=True))
         convert.compare(one, two, plan, progress=advance)
     print(f"equal: every element of {options.source} and {options.target}; {memory()}")
+    megatron = [side for side in (one, two) if isinstance(side, bridge.MegatronSide)]
+    if options.logits and len(megatron) == 1:
+        hf = two if megatron[0] is one else one
+        _compare_stacks(megatron[0].folder, options, hf.folder, weights)
+
+
+def _compare_stacks(
+    checkpoint: Path, options: argparse.Namespace, folder: Path, weights: list[Weight]
+) -> None:
+    from nemo_rl.converters import conversion, stacks
+
+    reason = stacks.why_not(sum(math.prod(weight.shape) for weight in weights))
+    if reason is not None:
+        print(f"logits were not compared: {reason}")
+        return
+    config = conversion.config_of(checkpoint, options.config)
+    print(stacks.compare_stacks(checkpoint, config, folder))
 
 
 VERIFY = Command(

@@ -28,8 +28,10 @@ from nemo_rl.utils.exceptions import ConfigurationError
 class Family(Protocol):
     """What a family module has."""
 
-    ARCHITECTURES: tuple[str, ...]
-    """Names in the field ``architectures`` of config.json."""
+    @property
+    def ARCHITECTURES(self) -> tuple[str, ...]:  # noqa: N802 - a module's constant
+        """Names in the field ``architectures`` of config.json."""
+        ...
 
     def read(self, config: HfConfig, architecture: str) -> ModelSpec:
         """The model that a configuration describes; refuses what is not covered."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nemo_rl.converters.families import common
 from nemo_rl.converters.families.common import H, M
 from nemo_rl.converters.hf_config import HfConfig
@@ -30,12 +28,13 @@ def read(config: HfConfig, architecture: str) -> ModelSpec:
     kinds = config.layer_kinds("layer_types", _KINDS) or [
         _KINDS[(layer + 1) % pattern == 0] for layer in range(fields["num_layers"])
     ]
-    rotary: dict[str, Any] = {"rope": config.rope()}
+    rope, local_rope = config.rope(), None
     if architecture == GEMMA3:
-        rotary = _ropes(config)
+        rope, local_rope = _ropes(config)
     return ModelSpec(
         **fields,
-        **rotary,
+        rope=rope,
+        local_rope=local_rope,
         qk_norm=architecture == GEMMA3,
         activation="gelu",
         window=config.integer("sliding_window", 4096),
@@ -54,15 +53,13 @@ def _pattern(config: HfConfig) -> int:
     return config.integer(name if config.get(name) else f"_{name}", 6)
 
 
-def _ropes(config: HfConfig) -> dict[str, Rope]:
-    parameters = config.get("rope_parameters", {})
-    if "sliding_attention" in parameters:
-        return {
-            "rope": config.rope("full_attention", 1e6),
-            "local_rope": config.rope("sliding_attention", 1e4),
-        }
+def _ropes(config: HfConfig) -> tuple[Rope, Rope]:
+    """Rotation of the full and of the sliding layers."""
+    if "sliding_attention" in config.get("rope_parameters", {}):
+        full = config.rope("full_attention", 1e6)
+        return full, config.rope("sliding_attention", 1e4)
     local = Rope(config.number("rope_local_base_freq", 1e4))
-    return {"rope": config.rope(theta=1e6), "local_rope": local}
+    return config.rope(theta=1e6), local
 
 
 def rules(spec: ModelSpec) -> list[WeightRule]:

@@ -123,24 +123,3 @@ def test_what_cannot_be_done_says_why(source, converted, training, tmp_path):
         reshard(converted, tmp_path / "out", Layout(tp=3))
     with pytest.raises(ConfigurationError, match="exists already"):
         reshard(converted, tmp_path, Layout())
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "ep", "message"),
-    [
-        ({"optimizer": {}}, 2, "saved without .* with --ep 2. Choose --ep 1"),
-        ({0: {}, 1: {}}, 1, "saved with .* with --ep 1. Choose --ep 2 or more"),
-    ],
-)
-def test_optimizers_that_megatron_would_not_load_are_refused(
-    tmp_path, optimizer, ep, message
-):
-    source = models.save(tmp_path / "source", "qwen3_moe", layers=2, hidden=32)
-    checkpoint = convert(source, tmp_path / "megatron")
-    reshard(checkpoint, tmp_path / "weights", Layout(ep=2))
-    torch.save({"optimizer": optimizer}, checkpoint / "common.pt")
-    with pytest.raises(ConfigurationError, match=message):
-        reshard(checkpoint, tmp_path / "out", Layout(ep=ep))
-    (checkpoint / "common.pt").write_bytes(b"cut")
-    with pytest.raises(CheckpointError, match="common.pt cannot be read"):
-        reshard(checkpoint, tmp_path / "out", Layout(ep=ep))

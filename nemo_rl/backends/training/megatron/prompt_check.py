@@ -1,6 +1,6 @@
 """One prompt through Megatron and through transformers: the same logits, the same text.
 
-    python -m nemo_rl.backends.training.megatron.prompt_check MEGATRON HF
+    python -m nemo_rl.backends.training.megatron.prompt_check MEGATRON CONFIG HF
 
 Both compute in float32, in this process, one after the other. What differs is then the
 weights, or how they are used.
@@ -36,12 +36,18 @@ TOLERANCE = 1e-4
 
 def prompt_ids(folder: Path, vocabulary: int) -> Tensor:
     """[1, S] ids of the prompt; without a tokenizer, the first ids there are."""
-    if (folder / "tokenizer.json").exists():
-        import transformers
+    tokenizer = _tokenizer(folder)
+    if tokenizer is None:
+        return torch.arange(1, min(9, vocabulary))[None]
+    return torch.tensor([tokenizer(PROMPT)["input_ids"]])
 
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        return torch.tensor([tokenizer(PROMPT)["input_ids"]])
-    return torch.arange(1, min(9, vocabulary))[None]
+
+def _tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer.json").exists():
+        return None
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 @torch.no_grad()
@@ -125,8 +131,8 @@ def check(checkpoint: Path, config: Path, folder: Path) -> dict[str, Any]:
         folder: Hugging Face folder of the same model.
 
     Returns:
-        ``difference`` (largest, of any logit), ``largest`` (logit), ``equal``, and the
-        continuations as text, or as ids where there is no tokenizer.
+        ``difference`` (largest, of any logit), ``largest`` (logit), ``equal``, and
+        prompt and continuations as text, or as ids where there is no tokenizer.
     """
     spec = model_spec(read_hf_config(config), source=str(config / "config.json"))
     ids = prompt_ids(folder, spec.vocab_size)
@@ -139,17 +145,15 @@ def check(checkpoint: Path, config: Path, folder: Path) -> dict[str, Any]:
         "difference": difference,
         "largest": largest,
         "equal": difference <= TOLERANCE * max(largest, 1.0) and our_ids == their_ids,
+        "prompt": _text(folder, ids[0].tolist()),
         "megatron": _text(folder, our_ids),
         "transformers": _text(folder, their_ids),
     }
 
 
 def _text(folder: Path, ids: list[int]) -> str:
-    if not (folder / "tokenizer.json").exists():
-        return " ".join(map(str, ids))
-    import transformers
-
-    return transformers.AutoTokenizer.from_pretrained(folder).decode(ids)
+    tokenizer = _tokenizer(folder)
+    return " ".join(map(str, ids)) if tokenizer is None else tokenizer.decode(ids)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
