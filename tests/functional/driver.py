@@ -1,7 +1,12 @@
-"""Run a recipe through the real driver in its own process, as a user does."""
+"""Run a recipe through the real driver: in its own process, as a user does, or in ours.
+
+In this process it starts without importing torch anew: for what it refuses before Ray.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,7 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from nemo_rl.launch import driver
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +78,19 @@ def succeed(*args: Any, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     done = run_driver(*args, **kwargs)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done
+
+
+def refuse_before_ray(recipe: Path, run_dir: Path, *overrides: str) -> str:
+    """Run the driver in this process; what it says as it refuses with exit code 2.
+
+    The Ray it is told to join does not exist: asking for it is another error.
+    """
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        patch.chdir(recipe.parent)
+        code = driver.main([str(recipe), *overrides, "--run-dir", str(run_dir)])
+    text = errors.getvalue()
+    assert code == 2, f"{code}\n{text}"
+    assert "Traceback" not in text
+    return text

@@ -1,6 +1,7 @@
-"""A recipe's own data and reward: by its YAML and as a script, through the real driver.
+"""A recipe's own data and reward, through the real driver.
 
-The model is a tiny random one: that rewards arrive is tested, not that they are learnt.
+The script only hands its YAML to the driver, so one run is a test of both. The model is
+a tiny random one: that rewards arrive is tested, not that they are learnt.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from nemo_rl.utils.imports import import_object
 from tests.fakes import models
 from tests.fakes.tokenizers import character_tokenizer
-from tests.functional.driver import ROOT, environment, succeed
+from tests.functional.driver import ROOT, environment
 
 RECIPE = ROOT / "recipes" / "grpo_custom_reward.yaml"
 reward = import_object("grpo_custom_reward:reward", search_dir=RECIPE.parent)
@@ -39,31 +39,11 @@ def overrides(tmp_path_factory) -> list[str]:
     ]
 
 
-def check(log_dir: Path) -> None:
+def test_run_as_a_script_of_the_yaml(overrides, tmp_path) -> None:
     """The recorded rewards are those of the recipe's function on its rows."""
-    lines = (log_dir / "rollouts.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    trained = [row for row in found if row["split"] == "train"]
-    words = {row["prompt"]: row for row in [*rows("train"), *rows("validation")]}
-    assert len(trained) == 2 * 4 * 8
-    for row in found:
-        expected = reward(row["prompt"], row["response"], row=words[row["prompt"]])
-        assert row["reward"] == pytest.approx(expected, abs=1e-6)
-
-
-def test_named_by_the_recipe(overrides, tmp_path) -> None:
-    succeed(RECIPE, tmp_path / "run", *overrides)
-    check(tmp_path / "run" / "logs")
-
-
-def test_run_as_a_script(overrides, tmp_path) -> None:
+    script = [sys.executable, str(RECIPE.with_suffix(".py")), *overrides]
     done = subprocess.run(
-        [
-            sys.executable,
-            str(RECIPE.with_suffix(".py")),
-            *overrides,
-            f"logger.log_dir={tmp_path}/logs",
-        ],
+        [*script, "--run-dir", str(tmp_path / "run")],
         env=environment(),
         cwd=tmp_path,
         capture_output=True,
@@ -72,7 +52,14 @@ def test_run_as_a_script(overrides, tmp_path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    check(tmp_path / "logs")
+    lines = (tmp_path / "run/logs/rollouts.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    trained = [row for row in found if row["split"] == "train"]
+    words = {row["prompt"]: row for row in [*rows("train"), *rows("validation")]}
+    assert len(trained) == 2 * 4 * 8
+    for row in found:
+        expected = reward(row["prompt"], row["response"], row=words[row["prompt"]])
+        assert row["reward"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_reward_is_graded() -> None:

@@ -16,7 +16,7 @@ from tests.functional.ranks import run_ranks
 
 
 def _warm(_, folder):
-    return str(tiny_task.make_model(folder, sft_steps=60))
+    return str(tiny_task.make_model(folder, sft_steps=80))
 
 
 def _sampled(_, folder):

@@ -7,9 +7,12 @@ layout, and a resume under another one. Does not cover a power failure.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,14 +23,14 @@ from tests.functional.driver import (
     command,
     environment,
     merge,
-    run_driver,
+    refuse_before_ray,
     succeed,
     write_recipe,
 )
 from tests.functional.ranks import run_ranks
 
-STEPS = 40
-HALF = 20
+STEPS = 20
+HALF = 10
 
 
 REWARD = '''
@@ -49,7 +52,7 @@ def model(tmp_path_factory) -> Path:
     return Path(folder)
 
 
-def recipe_values(model: Path, steps: int = STEPS) -> dict:
+def recipe_values(model: Path) -> dict:
     """Two updates per step and a KL term, so that every piece of state matters."""
     return merge(
         tiny_task.recipe(model),
@@ -60,15 +63,15 @@ def recipe_values(model: Path, steps: int = STEPS) -> dict:
                 "scheduler": [
                     {
                         "name": "torch.optim.lr_scheduler.LinearLR",
-                        "kwargs": {"start_factor": 0.1, "total_iters": 60},
+                        "kwargs": {"start_factor": 0.1, "total_iters": 30},
                     }
                 ],
             },
             "grpo": {
                 "num_prompts_per_step": 8,
                 "num_generations_per_prompt": 4,
-                "max_num_steps": steps,
-                "val_period": 10,
+                "max_num_steps": STEPS,
+                "val_period": 5,
                 "max_val_samples": 16,
             },
             "loss_fn": {"reference_policy_kl_penalty": 0.05},
@@ -83,6 +86,14 @@ def write(folder: Path, values: dict) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "graded.py").write_text(REWARD)
     return write_recipe(folder, values)
+
+
+@pytest.fixture(scope="module")
+def straight(model, tmp_path_factory) -> Path:
+    """The folder of a run without interruption; tests go on from copies of it."""
+    folder = tmp_path_factory.mktemp("straight")
+    succeed(write(folder, recipe_values(model)), folder / "run")
+    return folder / "run"
 
 
 def kill_after_first_checkpoint(recipe: Path, run_dir: Path) -> None:
@@ -127,11 +138,11 @@ def comparable(row: dict) -> dict:
     return {k: v for k, v in row.items() if not any(part in k for part in volatile)}
 
 
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+def tensors(checkpoint: Path, scratch: Path) -> dict[str, torch.Tensor]:
     """Every tensor of the distributed checkpoint, by name."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-    target = checkpoint.parent / f"{checkpoint.name}.pt"
+    target = scratch / "tensors.pt"
     dcp_to_torch_save(str(checkpoint / "policy" / "weights"), str(target))
     found: dict[str, torch.Tensor] = {}
 
@@ -149,10 +160,9 @@ def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_resume_is_exact_to_the_bit(model, tmp_path):
+def test_resume_is_exact_to_the_bit(model, straight, tmp_path):
     recipe = write(tmp_path, recipe_values(model))
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    succeed(recipe, straight)
+    broken = tmp_path / "broken"
     kill_after_first_checkpoint(recipe, broken)
     reached = max(row["step"] for row in rows(broken / "logs" / "metrics.jsonl"))
     assert HALF < reached < STEPS
@@ -160,12 +170,12 @@ def test_resume_is_exact_to_the_bit(model, tmp_path):
     assert f"after step {HALF}" in done.stdout
 
     last = f"checkpoints/step_{STEPS:06d}"
-    want, got = tensors(straight / last), tensors(broken / last)
+    want, got = (tensors(run / last, tmp_path) for run in (straight, broken))
     assert want.keys() == got.keys()
     assert sum("exp_avg" in name for name in want) >= 2
     assert [name for name in want if not torch.equal(want[name], got[name])] == []
     # It says nothing unless the second half still learns.
-    half = tensors(straight / f"checkpoints/step_{HALF:06d}")
+    half = tensors(straight / f"checkpoints/step_{HALF:06d}", tmp_path)
     moved = [name for name in want if not torch.equal(want[name], half[name])]
     assert len(moved) == len(want)
     for rank in (0, 1):
@@ -187,35 +197,67 @@ def test_resume_is_exact_to_the_bit(model, tmp_path):
         assert [comparable(r) for r in one] == [comparable(r) for r in two]
 
 
-def test_resume_under_another_layout_goes_on(model, tmp_path):
-    values = recipe_values(model, steps=HALF)
-    recipe = write(tmp_path, values)
-    succeed(recipe, tmp_path / "run")
-    more = merge(
-        values,
+def truncate(checkpoint: Path) -> None:
+    file = max(checkpoint.rglob("*.distcp"), key=lambda p: p.stat().st_size)
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@dataclass
+class Continued:
+    """A copy of the straight run that went on; its last checkpoint was cut before."""
+
+    recipe: Path
+    run_dir: Path
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def continued(model, straight, tmp_path_factory) -> Continued:
+    """Under another layout, for two steps beyond the checkpoint that is whole."""
+    folder = tmp_path_factory.mktemp("continued")
+    run_dir = shutil.copytree(straight, folder / "run")
+    truncate(run_dir / f"checkpoints/step_{STEPS:06d}")
+    values = merge(
+        recipe_values(model),
         {
             "grpo": {"max_num_steps": HALF + 2},
             "policy": {"megatron_cfg": {"tensor_model_parallel_size": 2}},
         },
     )
-    done = succeed(write(tmp_path, more), tmp_path / "run")
-    assert f"after step {HALF}" in done.stdout
-    steps = [r["step"] for r in rows(tmp_path / "run/logs/rollouts.jsonl")]
+    recipe = write(folder, values)
+    done = succeed(recipe, run_dir)
+    return Continued(recipe, run_dir, done.stdout, done.stderr)
+
+
+def test_resume_under_another_layout_goes_on(continued):
+    assert f"after step {HALF}" in continued.stdout
+    steps = [r["step"] for r in rows(continued.run_dir / "logs/rollouts.jsonl")]
     assert max(steps) == HALF + 2
-    logged = rows(tmp_path / "run/logs/metrics.jsonl")
+    logged = rows(continued.run_dir / "logs/metrics.jsonl")
     norms = [r["train/grad_norm"] for r in logged if "train/grad_norm" in r]
+    assert len(norms) == HALF + 2
     assert norms[-1] > 0
 
 
-def test_resume_refuses_another_models_checkpoint(model, tmp_path):
-    values = recipe_values(model, steps=1)
-    values["grpo"]["val_at_start"] = False
-    succeed(write(tmp_path, values), tmp_path / "run")
+def test_resume_falls_back_from_a_truncated_checkpoint(continued):
+    assert f"after step {HALF}" in continued.stdout
+    assert f"step_{STEPS:06d}" in continued.stderr  # the warning names what is damaged
+
+
+def test_resume_refuses_when_all_checkpoints_are_truncated(continued, tmp_path):
+    run_dir = shutil.copytree(continued.run_dir, tmp_path / "run")
+    for step in (run_dir / "checkpoints").glob("step_*"):
+        truncate(step)
+    assert "damaged" in refuse_before_ray(continued.recipe, run_dir)
+
+
+def test_resume_refuses_another_models_checkpoint(model, straight, tmp_path):
+    run_dir = shutil.copytree(straight, tmp_path / "run")
     (other,) = run_ranks(_other, 1, tmp_path / "other")
-    changed = merge(values, {"policy": {"model_name": other}})
-    refused = run_driver(write(tmp_path, changed), tmp_path / "run")
-    assert refused.returncode == 2
-    assert "base_weights" in refused.stderr and "Traceback" not in refused.stderr
+    changed = merge(recipe_values(model), {"policy": {"model_name": other}})
+    text = refuse_before_ray(write(tmp_path, changed), run_dir)
+    assert "base_weights" in text
 
 
 def _other(_, folder):

@@ -89,7 +89,7 @@ def sampled_accuracy(folder: Path, *, seed: int = 1) -> float:
 def recipe(
     model: Path, *, tp: int = 1, pp: int = 1, workers: int = 2
 ) -> dict[str, Any]:
-    """GRPO on the task: 32 prompts x 8 samples, 300 steps."""
+    """GRPO on the task: 32 prompts x 8 samples, 180 steps."""
     return {
         "policy": {
             "model_name": str(model),
@@ -108,9 +108,9 @@ def recipe(
         "grpo": {
             "num_prompts_per_step": 32,
             "num_generations_per_prompt": 8,
-            "max_num_steps": 300,
+            "max_num_steps": 180,
             "max_num_epochs": 100,
-            "val_period": 100,
+            "val_period": 90,
             "val_at_start": True,
             "use_leave_one_out_baseline": False,
         },

@@ -66,11 +66,15 @@ class Run:
         return "\n".join([str(facts), printed[-2000:], *lines[-40:]])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def limited(cluster, checkout, job_env, training):
-    """A job of one node whose time is up before its training is."""
-    options = ["--nodes=1", "--time=3", "--signal=B:USR2@40", RECIPE]
-    steps = ["grpo.max_num_steps=90", "checkpointing.save_period=20"]
+    """A job of one node whose time is up before its training is.
+
+    The first of all, as it waits for the clock: the others run beside it. SLURM sends
+    the signal 30 to 60 s before the end, so 60 to 90 s after the start.
+    """
+    options = ["--nodes=1", "--time=2", "--signal=B:USR2@30", RECIPE]
+    steps = ["grpo.max_num_steps=60", "checkpointing.save_period=20"]
     return Run(cluster, checkout, job_env, [*options, *training, SLOW, *steps])
 
 
@@ -82,7 +86,7 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
     ]
     arguments = ["--nodes=3", RECIPE, *training, *sizes]
     run = Run(cluster, checkout, job_env, arguments)
-    run.finish(150)
+    nodes = run.finish(150)["NodeList"]
     log = run.log()
     assert "3 nodes, 2 CPUs and 0 GPUs each, up in" in log
     assert "the driver ended with exit code 0" in log
@@ -91,12 +95,12 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
     attempt = run.folder / "attempts" / f"{run.number}.0"
     assert (attempt / "exit_code").read_text() == "0"
     assert sorted(p.name for p in attempt.glob("ray-node*.log")) == [
-        f"ray-node{i}.log" for i in range(3)
+        f"ray-{node}.log" for node in expand(nodes)
     ]
     assert not (attempt / "ray_token").exists()
     assert (run.folder / "PROGRESS").read_text().strip().endswith("step_000002")
     assert (
-        "attempt 0 on node[0-2]"
+        f"attempt 0 on {nodes}"
         in (checkout / f"slurm-grpo_smollm2_cpu-{run.number}.log").read_text()
     )
 
@@ -111,7 +115,7 @@ def test_a_users_mistake_ends_the_job_with_2(cluster, checkout, job_env, trainin
 
 
 def test_a_lost_node_is_named_and_the_job_goes_on_without_it(
-    cluster, checkout, job_env, training, limited
+    cluster, checkout, job_env, training
 ):
     steps = ["grpo.max_num_steps=30", "checkpointing.save_period=1"]
     arguments = ["--nodes=2", RECIPE, *training, SLOW, *steps]
@@ -137,11 +141,13 @@ def test_a_time_limit_saves_requeues_and_resumes(limited):
     )
     log = limited.log()
     assert "USR2: time is nearly up" in log
-    assert "asking the driver to save and end" in log
+    # The driver looks for the file itself; it may have ended before its agent looks.
+    itself = f"stopping: file {limited.folder / 'PREEMPT'}"
+    assert "asking the driver to save and end" in log or itself in log
     assert "the driver ended with exit code 75" in log
     saved = log.partition("goes on from ")[2].split()[0]
-    assert 1 <= int(saved.rpartition("step_")[2]) < 90
+    assert 1 <= int(saved.rpartition("step_")[2]) < 60
     job = limited.finish(120)
     assert job["Restarts"] == "1"
     assert f"resumed from {saved}" in limited.log()
-    assert limited.steps() == list(range(1, 91))
+    assert limited.steps() == list(range(1, 61))

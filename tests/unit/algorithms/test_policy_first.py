@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nemo_rl.algorithms import GRPO
-from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.exceptions import ConfigurationError, RewardError
 from tests.fakes import models
 from tests.fakes.policies import OneWordPolicy
 from tests.fakes.tokenizers import character_tokenizer
@@ -59,6 +59,16 @@ def policy() -> OneWordPolicy:
     return OneWordPolicy(character_tokenizer()("4")["input_ids"])
 
 
+class Saving(OneWordPolicy):
+    """A policy of one's own with the two methods that checkpoints need."""
+
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
+        (path / "answer.txt").write_text("4")
+
+    def load_checkpoint(self, path: Path) -> None:
+        self.loaded = (path / "answer.txt").read_text()
+
+
 def reward(prompt: str, response: str, answer: str) -> float:
     return float(response == answer)
 
@@ -76,6 +86,23 @@ def test_trains_the_given_policy_and_leaves_it_alive(policy, config) -> None:
     assert {row["reward"] for row in result.history} <= {0.0, 0.25}
     assert result.final_validation is not None
     assert result.final_validation["accuracy"] == 0.25
+
+
+def test_a_reward_that_is_no_number_ends_the_run(policy, config, tmp_path) -> None:
+    saved = tmp_path / "saved"
+    config["checkpointing"] = {"checkpoint_dir": str(saved), "metric_name": None}
+    policy = Saving(policy.answer)
+
+    def not_a_number(prompt: str, response: str) -> float:
+        return float("nan")
+
+    with pytest.raises(RewardError, match="(?s)not_a_number returned nan") as caught:
+        GRPO(policy, config).train(dataset=ROWS, reward_fn=not_a_number)
+    assert caught.value.exit_code == 2
+    assert "\n\n" not in str(caught.value).strip()
+    assert policy.updates == []
+    left = {path.name for path in saved.iterdir()}
+    assert not {name for name in left if "step_" in name or "hf" in name}, left
 
 
 def test_evaluates_without_training_or_touching_the_run(policy, config) -> None:
@@ -109,13 +136,6 @@ def test_a_policy_that_cannot_be_saved(policy, config) -> None:
 
 
 def test_a_policy_of_ones_own_saves_with_two_methods(config, tmp_path) -> None:
-    class Saving(OneWordPolicy):
-        def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
-            (path / "answer.txt").write_text("4")
-
-        def load_checkpoint(self, path: Path) -> None:
-            self.loaded = (path / "answer.txt").read_text()
-
     config["checkpointing"] = {
         "checkpoint_dir": str(tmp_path / "saved"),
         "export_hf": False,

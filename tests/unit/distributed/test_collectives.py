@@ -1,15 +1,10 @@
 """Collectives: no-ops alone, correct between two real gloo processes."""
 
-import sys
-from pathlib import Path
-
-import pytest
 import torch
-import torch.multiprocessing as mp
 
 from nemo_rl.distributed import collectives
-from nemo_rl.distributed.rank import RankInfo, find_free_port
 from nemo_rl.utils.exceptions import WorkerError
+from tests.functional.ranks import run_ranks
 
 
 def test_alone_each_is_a_no_op():
@@ -24,12 +19,12 @@ def test_alone_each_is_a_no_op():
     collectives.barrier("nothing")
 
 
-def two_ranks(rank, port, folder):
+def _every_collective(info):
     import torch.distributed as dist
 
-    info = RankInfo(rank=rank, world_size=2, master_port=port)
+    rank = info.rank
     dist.init_process_group(
-        "gloo", init_method=info.init_method, rank=rank, world_size=2
+        "gloo", init_method=info.init_method, rank=rank, world_size=info.world_size
     )
     results = {
         "object": collectives.broadcast_object({"from": rank}, src=1),
@@ -48,13 +43,11 @@ def two_ranks(rank, port, folder):
             collectives.barrier("the late one", timeout_s=1.0)
     except WorkerError as error:
         results["late"] = str(error)
-    torch.save(results, Path(folder) / f"{rank}.pt")
+    return results
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="gloo over fork/spawn on Linux")
-def test_two_processes_agree(tmp_path):
-    mp.spawn(two_ranks, args=(find_free_port(), str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+def test_two_processes_agree():
+    first, second = run_ranks(_every_collective, 2)
     for results, rank in ((first, 0), (second, 1)):
         assert results["object"] == {"from": 1}
         assert results["gathered"] == [0, 10]

@@ -173,17 +173,23 @@ def test_only_the_right_token_enters(session):
 
     def client(**changes):
         variables = {k: v for k, v in os.environ.items() if "RAY_AUTH" not in k}
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-c", code],
             env={**variables, "RAY_AUTH_MODE": "token", **changes},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
         )
 
-    assert "entered 4.0" in client(RAY_AUTH_TOKEN_PATH=token).stdout
-    wrong = client(RAY_AUTH_TOKEN="0" * 64)
-    assert wrong.returncode != 0 and "entered" not in wrong.stdout
-    assert "ResourceError" in wrong.stderr
-    none = client(HOME="/nonexistent")
-    assert none.returncode != 0 and "refuses this process" in none.stderr
+    # At once: each spends most of its time waiting for Ray.
+    clients = {
+        "right": client(RAY_AUTH_TOKEN_PATH=token),
+        "wrong": client(RAY_AUTH_TOKEN="0" * 64),
+        "none": client(HOME="/nonexistent"),
+    }
+    said = {name: one.communicate(timeout=120) for name, one in clients.items()}
+    assert "entered 4.0" in said["right"][0]
+    assert clients["wrong"].returncode != 0 and "entered" not in said["wrong"][0]
+    assert "ResourceError" in said["wrong"][1]
+    assert clients["none"].returncode != 0
+    assert "refuses this process" in said["none"][1]

@@ -1,6 +1,5 @@
 """resolve_model: folder, packaged model, hub; each refusal says where it looked."""
 
-import json
 import threading
 import time
 
@@ -118,25 +117,3 @@ def test_a_download_takes_no_pickled_weights(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "snapshot_download", fetch)
     assert assets.resolve_model("org/model") == tmp_path
     assert not any(p.endswith((".bin", ".pt", ".py")) for p in asked["org/model"])
-
-
-def test_the_packaged_model_is_converted_once_and_knows_what_it_learnt(
-    monkeypatch, tmp_path
-):
-    import transformers
-
-    monkeypatch.setenv("NEMO_RL_CACHE", str(tmp_path))
-    assert assets.find_local_model(NAME) is None
-    folder = assets.resolve_model(NAME)
-    assert folder.is_relative_to(tmp_path)
-    note = json.loads((folder / "nemo_rl_source.json").read_text())
-    assert note["package"] == PACKAGED_MODELS[NAME].requirement
-    written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert assets.resolve_model(NAME) == folder
-    assert (folder / "model.safetensors").stat().st_mtime_ns == written
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
-    answer = model.generate(ids, max_new_tokens=3, do_sample=False)
-    assert "Paris" in tokenizer.decode(answer[0, ids.shape[1] :])

@@ -21,7 +21,9 @@ from nemo_rl.infra.console import RunSummary  # noqa: E402
 from nemo_rl.infra.console_live import RichConsole  # noqa: E402
 
 PROGRAM = """
-import logging, sys, time
+import logging, signal, sys, time
+# A test run in the background ignores Ctrl-C, and its children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 other = logging.getLogger("other")
 other.addHandler(logging.StreamHandler())
 other.propagate = False

