@@ -204,7 +204,7 @@ def merged(weight: Weight, parts: list[Tensor], spec: ModelSpec) -> list[Tensor]
 def _runs(
     transform: Transform, rows: tuple[int, ...], dims: int, spec: ModelSpec
 ) -> list[tuple[int, int, int]] | None:
-    """Part, first row and count of the runs of rows that a merge moves, if only those."""
+    """Part, first row and count of the runs of rows that a merge moves; or None."""
     if not dims:
         return None
     edges = list(itertools.accumulate(rows, initial=0))
