@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import statistics
@@ -134,14 +135,17 @@ def convert(source: Path, target: Path, threads: int) -> dict[str, float]:
 def copy(source: Path, target: Path) -> dict[str, float]:
     """`cp -r`, and how long the copy then takes to reach the disk."""
     os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     subprocess.run(["cp", "-r", source, target], check=True)
     copied = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     for file in target.iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    return {"s": copied, "safe_s": time.perf_counter() - begin}
+    return {"s": copied, "safe_s": time.perf_counter() - begin, "cpu_s": cpu}
 
 
 def measure(
@@ -165,6 +169,7 @@ def rows(name: str, size: int, found: dict[str, list[dict[str, float]]]) -> list
     """Table rows of one model."""
     lines = []
     copied = [size / 1e6 / turn["s"] for turn in found["cp"]]
+    cp_cpu = statistics.median(turn["cpu_s"] for turn in found["cp"])
     safe = [size / 1e6 / turn["safe_s"] for turn in found["cp"]]
     for key, title in (("to", "to Megatron"), ("from", "to Hugging Face")):
         turns = found[key]
@@ -175,7 +180,8 @@ def rows(name: str, size: int, found: dict[str, list[dict[str, float]]]) -> list
         bound = turns[0]["bound"] / 2**20
         lines.append(
             f"| {name} ({size / 1e6:,.0f} MB) | {title} | {_range(speed)} | {cpu:.2f} "
-            f"| {_range(copied)} | {middle / statistics.median(copied):.2f} "
+            f"| {_range(copied)} | {cp_cpu:.2f} "
+            f"| {middle / statistics.median(copied):.2f} "
             f"| {middle / statistics.median(safe):.2f} | {peak:,.0f} | {bound:,.0f} |"
         )
     return lines
@@ -194,8 +200,8 @@ def page(table: list[str], options: argparse.Namespace) -> str:
     return "\n".join(
         [
             "| Model | direction | MB/s: median (range) | CPU s | MB/s of `cp` "
-            "| ratio to `cp` | ratio to `cp` and fsync | peak MiB | bound MiB |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| its CPU s | ratio to `cp` | ratio to `cp` and fsync | peak MiB | bound MiB |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *table,
             "",
             "Random bfloat16 weights of the model's shapes. A conversion digests every "
