@@ -2,6 +2,10 @@
 
     {prog} hf-to-megatron MODEL OUT
     {prog} megatron-to-hf RUN/checkpoints/step_000100 OUT --config MODEL
+    {prog} hf-to-dcp MODEL OUT
+    {prog} dcp-to-hf CHECKPOINT OUT --config MODEL
+    {prog} lora-merge MODEL ADAPTER OUT
+    {prog} reshard CHECKPOINT OUT --tp 8
     {prog} inspect FOLDER
     {prog} verify OUT
     {prog} verify A B
@@ -25,6 +29,10 @@ from nemo_rl.utils.exceptions import NemoRLError
 COMMANDS = {
     "hf-to-megatron": "nemo_rl.converters.commands:HF_TO_MEGATRON",
     "megatron-to-hf": "nemo_rl.converters.commands:MEGATRON_TO_HF",
+    "hf-to-dcp": "nemo_rl.converters.format_commands:HF_TO_DCP",
+    "dcp-to-hf": "nemo_rl.converters.format_commands:DCP_TO_HF",
+    "lora-merge": "nemo_rl.converters.format_commands:LORA_MERGE",
+    "reshard": "nemo_rl.converters.format_commands:RESHARD",
     "inspect": "nemo_rl.converters.inspection:INSPECT",
     "verify": "nemo_rl.converters.verify:VERIFY",
 }

@@ -1,13 +1,13 @@
-"""Megatron's distributed checkpoints (torch_dist), one tensor at a time.
+"""Distributed checkpoints (Megatron's torch_dist, torch's DCP), a tensor at a time.
 
-Reads and writes them in one process, without a model and without torch.distributed.
+Read in one process, without a model and without torch.distributed.
 Knows keys, shapes and bytes; which key is which weight is ``bridge.py``'s matter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,12 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_rl.converters.archive import NOTHING, envelope, enveloped, raw, saved_tensor
-from nemo_rl.converters.dist_index import COMMON, INDEX, IndexBuilder, read_index
+from nemo_rl.converters.archive import enveloped, saved_tensor
+from nemo_rl.converters.dist_index import COMMON, INDEX, read_index
 from nemo_rl.converters.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
 
-__all__ = [
-    "COMMON",
-    "INDEX",
-    "DistCheckpoint",
-    "DistCheckpointWriter",
-    "StoredTensor",
-    "read_index",
-]
+__all__ = ["COMMON", "INDEX", "DistCheckpoint", "StoredTensor", "read_index"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +71,28 @@ class DistCheckpoint:
             key: StoredTensor(tuple(e.size), e.properties.dtype, len(e.chunks))
             for key, e in self._entries.items()
         }
+        self.objects = set(self._index.state_dict_metadata) - set(self._entries)
+
+    def grid(self, key: str) -> tuple[int, ...]:
+        """Pieces of a tensor along each dimension."""
+        chunks, depth = self._entries[key].chunks, len(self._entries[key].size)
+        return tuple(len({c.offsets[d] for c in chunks}) for d in range(depth))
+
+    def stored(self, key: str) -> Iterator[tuple[MetadataIndex, bytes]]:
+        """The pieces of an entry, tensor or object, as they lie on the disk.
+
+        Raises:
+            CheckpointError: a piece is missing or cut.
+        """
+        chunks = self._entries[key].chunks if key in self._entries else [None]
+        for chunk in chunks:
+            path, start, length = self._place(key, chunk)
+            data = self._file(path, key).bytes(start, length)
+            if len(data) < length:
+                raise _unreadable(
+                    path, key, f"the file ends {length - len(data)} early"
+                )
+            yield MetadataIndex(key, None if chunk is None else chunk.offsets), data
 
     def read(self, key: str, index: tuple[int, ...] = ()) -> Tensor:
         """A tensor, or the part ``tensor[index]`` of one.
@@ -88,7 +103,7 @@ class DistCheckpoint:
         """
         entry, depth = self._entries[key], len(index)
         shape = tuple(entry.size[depth:])
-        chunks = [c for c in entry.chunks if _holds(c, index)]
+        chunks = [c for c in entry.chunks if _holds(c, index) and 0 not in c.sizes]
         self._check_cover(
             key, shape, [(c.offsets[depth:], c.sizes[depth:]) for c in chunks]
         )
@@ -125,15 +140,24 @@ class DistCheckpoint:
                         f"{list(offsets)} overlap"
                     )
 
-    def _place(self, key: str, chunk: ChunkStorageMetadata) -> tuple[Path, int, int]:
+    def _place(
+        self, key: str, chunk: ChunkStorageMetadata | None
+    ) -> tuple[Path, int, int]:
+        offsets = None if chunk is None else chunk.offsets
         try:
-            place = self._index.storage_data[MetadataIndex(key, chunk.offsets)]
+            place = self._index.storage_data[MetadataIndex(key, offsets)]
             name, start, length = place.relative_path, place.offset, place.length
         except (KeyError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.folder / INDEX} does not say where {key} at "
-                f"{list(chunk.offsets)} lies: {error!r}"
+                f"{list(offsets or ())} lies: {error!r}"
             ) from None
+        if getattr(place, "transform_descriptors", None):
+            raise CheckpointError(
+                f"{self.folder}: {key} is stored as "
+                f"{' and '.join(place.transform_descriptors)}, expected plain tensors. "
+                "Save the checkpoint without extensions of the storage writer."
+            )
         if Path(name).name != name:
             raise CheckpointError(
                 f"{self.folder / INDEX} names {name!r}, which is not a file of its "
@@ -141,21 +165,25 @@ class DistCheckpoint:
             )
         return self.folder / name, start, length
 
+    def _file(self, path: Path, key: str) -> MappedFile:
+        if path not in self._files:
+            try:
+                self._files[path] = MappedFile(path)
+            except OSError as error:
+                raise _unreadable(path, f"a piece of {key}", error) from None
+        return self._files[path]
+
     def _chunk(self, key: str, chunk: ChunkStorageMetadata) -> Tensor:
         path, start, length = self._place(key, chunk)
         dtype = self._entries[key].properties.dtype
         try:
-            if path not in self._files:
-                self._files[path] = MappedFile(path)
-            file = self._files[path]
-            part = enveloped(file, start, length, tuple(chunk.sizes), dtype)
+            file, shape = self._file(path, key), tuple(chunk.sizes)
+            part = enveloped(file, start, length, shape, dtype)
             if part is None:
                 part = saved_tensor(file, start, length)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: cannot read {length} bytes of {key} at {start}: {error}. The "
-                "file may be cut or damaged."
-            ) from None
+        except ValueError as error:
+            what = f"{length} bytes of {key} at {start}"
+            raise _unreadable(path, what, error) from None
         if part.shape != chunk.sizes or part.dtype != dtype:
             raise CheckpointError(
                 f"{path}: {key} holds {list(part.shape)} {part.dtype} at "
@@ -169,6 +197,12 @@ class DistCheckpoint:
             self._files[path].release(start, length)
 
 
+def _unreadable(path: Path, what: str, why: object) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: cannot read {what}: {why}. The file may be cut or damaged."
+    )
+
+
 def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
     spans = zip(index, chunk.offsets, chunk.sizes, strict=False)
     return all(offset <= i < offset + size for i, offset, size in spans)
@@ -176,57 +210,3 @@ def _holds(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> bool:
 
 def _inner(chunk: ChunkStorageMetadata, index: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(i - o for i, o in zip(index, chunk.offsets, strict=False))
-
-
-class DistCheckpointWriter:
-    """Writes a checkpoint as its tensors come; nothing is kept in memory.
-
-    Args:
-        folder: existing, empty folder.
-    """
-
-    _FILE = "__0_0.distcp"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._file = open(folder / self._FILE, "xb")  # noqa: SIM115 - closed in finish
-        self._index = IndexBuilder()
-
-    def add(
-        self,
-        key: str,
-        tensor: Tensor,
-        index: tuple[int, ...] = (),
-        stack: tuple[int, ...] = (),
-    ) -> None:
-        """Write a whole tensor, or the part ``stacked[index]`` of one.
-
-        Args:
-            key: name in the checkpoint.
-            tensor: on the CPU; without the stacked dimensions.
-            index: which part.
-            stack: sizes of the stacked dimensions, as long as ``index``.
-
-        Raises:
-            ValueError: parts of one tensor differ, or a part comes twice.
-        """
-        around = envelope((*[1] * len(stack), *tensor.shape), tensor.dtype)
-        place = (self._FILE, self._file.tell(), around.size + tensor.nbytes)
-        shape = tuple(tensor.shape)
-        self._index.add(key, shape, tensor.dtype, (index, stack), place)
-        for piece in (around.head, raw(tensor), around.tail):
-            self._file.write(piece)
-
-    def add_nothing(self, key: str) -> None:
-        """Write an empty object: the extra state of a layer that has none."""
-        self._index.add_nothing(key, (self._FILE, self._file.tell(), len(NOTHING)))
-        self._file.write(NOTHING)
-
-    def finish(self, common: Mapping[str, Any]) -> None:
-        """Write index and small state; the checkpoint is then complete."""
-        self._file.close()
-        self._index.write(self.folder, common)
-
-    def close(self) -> None:
-        """Let go of the file; for a write that failed."""
-        self._file.close()

@@ -11,7 +11,7 @@ import json
 import math
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -56,6 +56,8 @@ class _IndexUnpickler(pickle.Unpickler):
             getattr(torch, name, None), torch.dtype
         )
         known = module in _INDEX_MODULES and "." not in name
+        if module in ("pathlib", "pathlib._local") and name.endswith("Path"):
+            return PurePosixPath  # where torch wrote it, which nobody asks for
         if dtype or known or (module, name) in _INDEX_NAMES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -114,22 +116,58 @@ class IndexBuilder:
             ValueError: parts of one tensor differ, or a part comes twice.
         """
         index, stack = at
-        size = torch.Size((*stack, *shape))
-        offsets = torch.Size((*index, *[0] * len(shape)))
+        box = ((*index, *[0] * len(shape)), (*[1] * len(stack), *shape))
+        self.add_chunk(key, (*stack, *shape), dtype, box, place)
+
+    def add_chunk(
+        self,
+        key: str,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        box: tuple[tuple[int, ...], tuple[int, ...]],
+        place: tuple[str, int, int],
+    ) -> None:
+        """Say where any piece of a tensor lies.
+
+        Args:
+            key: name in the checkpoint.
+            shape: of the whole tensor.
+            dtype: of its elements.
+            box: offsets and sizes of the piece.
+            place: file, offset and length of its archive.
+
+        Raises:
+            ValueError: pieces of one tensor differ, or a piece comes twice.
+        """
+        size, offsets = torch.Size(shape), torch.Size(box[0])
         if key not in self._entries:
             properties = TensorProperties(dtype=dtype)
             self._entries[key] = TensorStorageMetadata(properties, size, [])
         entry = self._entries[key]
         if entry.size != size or entry.properties.dtype != dtype:
             raise ValueError(f"{key} changes its shape or dtype between its layers")
-        sizes = torch.Size((*[1] * len(stack), *shape))
-        entry.chunks.append(ChunkStorageMetadata(offsets, sizes))
+        entry.chunks.append(ChunkStorageMetadata(offsets, torch.Size(box[1])))
         self._put(MetadataIndex(key, offsets), place)
 
     def add_nothing(self, key: str, place: tuple[str, int, int]) -> None:
         """Say where an empty object lies."""
         self._entries[key] = BytesStorageMetadata()
         self._put(MetadataIndex(key), place)
+
+    def add_again(self, key: str, other: str) -> None:
+        """Give an entry a second name; its bytes are there once."""
+        self._entries[key] = self._entries[other]
+        for index, place in list(self._places.items()):
+            if index.fqn == other:
+                self._places[MetadataIndex(key, index.offset)] = place
+
+    def copy(
+        self, entry: Any, places: Mapping[MetadataIndex, tuple[str, int, int]]
+    ) -> None:
+        """Take over an entry of another checkpoint, whose pieces lie here now."""
+        for index, place in places.items():
+            self._entries[index.fqn] = entry
+            self._put(index, place)
 
     def missing(self) -> list[str]:
         """Stacked tensors of which parts have not come, and how many."""
@@ -143,10 +181,21 @@ class IndexBuilder:
 
     def write(self, folder: Path, common: Mapping[str, Any]) -> None:
         """Write index and small state; the checkpoint is then complete."""
-        index = Metadata(self._entries, storage_data=self._places)
-        (folder / INDEX).write_bytes(pickle.dumps(index))
+        self.write_index(folder)
         (folder / COMMON).write_bytes(saved(dict(common)))
         (folder / FORMAT).write_text(json.dumps(_FORMAT))
+
+    def write_index(
+        self, folder: Path, nested: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        """Write the index alone, which completes a checkpoint of torch's own format.
+
+        Args:
+            folder: of the checkpoint.
+            nested: where each key stands in the nested state dict that was saved.
+        """
+        index = Metadata(self._entries, nested and dict(nested), self._places)
+        (folder / INDEX).write_bytes(pickle.dumps(index))
 
     def _put(self, index: MetadataIndex, place: tuple[str, int, int]) -> None:
         if index in self._places:

@@ -92,6 +92,10 @@ class HfWeights:
             "convert them with transformers."
         )
 
+    def declared(self, name: str) -> tuple[str, int]:
+        """The dtype as the header spells it, any there is, and the bytes."""
+        return self._dtypes[name], self._places[name][2]
+
     def _files(self) -> dict[Path, set[str]]:
         """The files, and the tensors that the index says they hold."""
         index = self.folder / INDEX_NAME

@@ -13,7 +13,7 @@ from nemo_rl.converters.bridge import (
     some,
     weights_of,
 )
-from nemo_rl.converters.dist_checkpoint import DistCheckpointWriter
+from nemo_rl.converters.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.utils.exceptions import CheckpointError

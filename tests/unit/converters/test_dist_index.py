@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from nemo_rl.converters.dist_index import INDEX, IndexBuilder, read_index
 from nemo_rl.utils.exceptions import CheckpointError
@@ -36,6 +38,31 @@ def test_parts_of_one_tensor_agree_and_come_once():
         builder.add("w", (3,), torch.bfloat16, ((1,), (2,)), PLACE)
     with pytest.raises(ValueError, match="w at .* comes twice"):
         builder.add("w", (3,), torch.float32, ((0,), (2,)), PLACE)
+
+
+def test_pieces_are_named_again_and_taken_over(tmp_path):
+    builder = IndexBuilder()
+    boxes = [((0, 0), (2, 3)), ((2, 0), (1, 3))]
+    for box in boxes:
+        builder.add_chunk("w", (3, 3), torch.float32, box, PLACE)
+    builder.add_again("again", "w")
+    builder.write_index(tmp_path, {"w": ("model", "w")})
+    index = read_index(tmp_path)
+    assert index.planner_data == {"w": ("model", "w")}
+    assert len(index.storage_data) == 4
+    other = IndexBuilder()
+    places = {i: ("x", 0, 1) for i in index.storage_data if i.fqn == "w"}
+    other.copy(index.state_dict_metadata["w"], places)
+    assert other.missing() == []
+    with pytest.raises(ValueError, match="comes twice"):
+        other.copy(index.state_dict_metadata["w"], places)
+
+
+def test_paths_of_the_machine_that_wrote_it_are_read(tmp_path):
+    meta = StorageMeta(checkpoint_id=Path("somewhere"))
+    index = Metadata({}, storage_data={}, storage_meta=meta)
+    (tmp_path / INDEX).write_bytes(pickle.dumps(index))
+    assert str(read_index(tmp_path).storage_meta.checkpoint_id) == "somewhere"
 
 
 def test_an_index_that_asks_for_more_is_not_run(tmp_path):

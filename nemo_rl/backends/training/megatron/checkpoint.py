@@ -27,6 +27,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 
+from nemo_rl.backends.training.megatron.optimizer_state import as_own, own_record
 from nemo_rl.converters.dist_checkpoint import COMMON, read_index
 from nemo_rl.converters.hf import HF_PART, copy_companions, write_config
 from nemo_rl.utils.exceptions import CheckpointError
@@ -187,12 +188,17 @@ def read_weights(weights: Path, model: Any, optimizer: Any) -> dict[str, Any]:
         str(weights)
     )
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    return dist_checkpointing.load(
-        _sharded_state(model, optimizer, loading=True),
+    sharded = _sharded_state(model, optimizer, loading=True)
+    record = own_record(sharded.get("optimizer"))
+    state = dist_checkpointing.load(
+        sharded,
         str(weights),
         FullyParallelLoadStrategyWrapper(strategy, group),
         strict=StrictHandling.ASSUME_OK_UNEXPECTED,
     )
+    if optimizer is not None:
+        state["optimizer"] = as_own(record, state.get("optimizer"))
+    return state
 
 
 def _layout() -> dict[str, int]:
