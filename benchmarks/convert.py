@@ -111,10 +111,12 @@ def write_model(config: dict[str, Any], folder: Path) -> int:
 _CHILD = """
 import json, sys, time
 from pathlib import Path
+import torch
+from benchmarks.convert import level
 from nemo_rl.converters import convert, report
 source, target, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-import torch
 interpreter = report.resident()
+level(source, target.parent)
 wall, cpu = time.perf_counter(), time.process_time()
 convert.convert(source, target, threads=threads or None)
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -169,9 +171,7 @@ def measure(
         level(source, scratch)
         found["cp"].append(copy(source, scratch / "copy"))
         shutil.rmtree(scratch / "copy")
-        level(source, scratch)
         found["to"].append(convert(source, scratch / "there", threads))
-        level(source, scratch)
         found["from"].append(convert(scratch / "there", scratch / "back", threads))
         shutil.rmtree(scratch / "there")
         shutil.rmtree(scratch / "back")
@@ -223,8 +223,8 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             "cache, compares digests, and writes a manifest with those of all files; "
             "`cp` does none of this, `cp` and fsync forces its copy to the disk. The "
             "bound is the interpreter with its imports, twice the largest weight, and "
-            "300 MiB. The source is in the page cache, and before each measurement as many "
-            "bytes are written and removed.",
+            "300 MiB. The source is in the page cache, and before each measurement as "
+            "many bytes are written and removed.",
             "",
             f"- Date: {datetime.date.today().isoformat()}",
             f"- Machine: {os.cpu_count()} cores, {cpu_model()}",
