@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import statistics
@@ -83,8 +84,8 @@ def write_model(config: dict[str, Any], folder: Path) -> int:
 
     from nemo_rl.converters.bridge import weights_of
     from nemo_rl.converters.families import model_spec
-    from nemo_rl.converters.hf import finish_folder
-    from nemo_rl.converters.safetensors_stream import SafetensorsStream
+    from nemo_rl.converters.formats.hf import finish_folder
+    from nemo_rl.converters.formats.safetensors_stream import SafetensorsStream
 
     folder.mkdir(parents=True)
     config = COMMON | config
@@ -110,10 +111,13 @@ def write_model(config: dict[str, Any], folder: Path) -> int:
 _CHILD = """
 import json, sys, time
 from pathlib import Path
-from nemo_rl.converters import convert, report
-source, target, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 import torch
+from benchmarks.convert import level
+from nemo_rl.converters import convert
+from nemo_rl.converters.cli import report
+source, target, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 interpreter = report.resident()
+level(source, target.parent)
 wall, cpu = time.perf_counter(), time.process_time()
 convert.convert(source, target, threads=threads or None)
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -134,14 +138,27 @@ def convert(source: Path, target: Path, threads: int) -> dict[str, float]:
 def copy(source: Path, target: Path) -> dict[str, float]:
     """`cp -r`, and how long the copy then takes to reach the disk."""
     os.sync()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
     subprocess.run(["cp", "-r", source, target], check=True)
     copied = time.perf_counter() - begin
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     for file in target.iterdir():
         descriptor = os.open(file, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    return {"s": copied, "safe_s": time.perf_counter() - begin}
+    return {"s": copied, "safe_s": time.perf_counter() - begin, "cpu_s": cpu}
+
+
+def level(source: Path, scratch: Path) -> None:
+    """Write and remove the same bytes, so that everything begins with used memory.
+
+    A virtual machine gets memory from its host when it first writes to it; without
+    this, whatever comes first after something was removed would seem to be fast.
+    """
+    shutil.copytree(source, scratch / "level")
+    shutil.rmtree(scratch / "level")
 
 
 def measure(
@@ -152,6 +169,7 @@ def measure(
     size = write_model(config, source)
     found: dict[str, list[dict[str, float]]] = {"cp": [], "to": [], "from": []}
     for _ in range(turns):
+        level(source, scratch)
         found["cp"].append(copy(source, scratch / "copy"))
         shutil.rmtree(scratch / "copy")
         found["to"].append(convert(source, scratch / "there", threads))
@@ -165,6 +183,7 @@ def rows(name: str, size: int, found: dict[str, list[dict[str, float]]]) -> list
     """Table rows of one model."""
     lines = []
     copied = [size / 1e6 / turn["s"] for turn in found["cp"]]
+    cp_cpu = statistics.median(turn["cpu_s"] for turn in found["cp"])
     safe = [size / 1e6 / turn["safe_s"] for turn in found["cp"]]
     for key, title in (("to", "to Megatron"), ("from", "to Hugging Face")):
         turns = found[key]
@@ -175,7 +194,8 @@ def rows(name: str, size: int, found: dict[str, list[dict[str, float]]]) -> list
         bound = turns[0]["bound"] / 2**20
         lines.append(
             f"| {name} ({size / 1e6:,.0f} MB) | {title} | {_range(speed)} | {cpu:.2f} "
-            f"| {_range(copied)} | {middle / statistics.median(copied):.2f} "
+            f"| {_range(copied)} | {cp_cpu:.2f} "
+            f"| {middle / statistics.median(copied):.2f} "
             f"| {middle / statistics.median(safe):.2f} | {peak:,.0f} | {bound:,.0f} |"
         )
     return lines
@@ -194,8 +214,9 @@ def page(table: list[str], options: argparse.Namespace) -> str:
     return "\n".join(
         [
             "| Model | direction | MB/s: median (range) | CPU s | MB/s of `cp` "
-            "| ratio to `cp` | ratio to `cp` and fsync | peak MiB | bound MiB |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| its CPU s | ratio to `cp` | ratio to `cp` and fsync | peak MiB "
+            "| bound MiB |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *table,
             "",
             "Random bfloat16 weights of the model's shapes. A conversion digests every "
@@ -203,7 +224,8 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             "cache, compares digests, and writes a manifest with those of all files; "
             "`cp` does none of this, `cp` and fsync forces its copy to the disk. The "
             "bound is the interpreter with its imports, twice the largest weight, and "
-            "300 MiB. The source is in the page cache.",
+            "300 MiB. The source is in the page cache, and before each measurement as "
+            "many bytes are written and removed.",
             "",
             f"- Date: {datetime.date.today().isoformat()}",
             f"- Machine: {os.cpu_count()} cores, {cpu_model()}",

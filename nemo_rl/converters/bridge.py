@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nemo_rl.converters.dist_checkpoint import INDEX, DistCheckpoint
 from nemo_rl.converters.families import rules_for
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.dist_checkpoint import INDEX, DistCheckpoint
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import TE_NAMES, WeightRule
 from nemo_rl.converters.transforms import PadVocabulary

@@ -23,7 +23,7 @@ from nemo_rl.converters.bridge import (
     weights_of,
 )
 from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.hf import HF_PART
+from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.targets import HfTarget, MegatronTarget, Plan, Target

@@ -30,7 +30,7 @@ from nemo_rl.converters.conversion import (
     total_bytes,
 )
 from nemo_rl.converters.engine import Crew, Worker
-from nemo_rl.converters.hf import HF_PART
+from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
 from nemo_rl.converters.partial import Done, PartialFolder, sweep
 from nemo_rl.converters.targets import Plan, make_files

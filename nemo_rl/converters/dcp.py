@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nemo_rl.converters.bridge import check_tensors, some
 from nemo_rl.converters.conversion import config_of
-from nemo_rl.converters.dcp_names import (
+from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.formats.dcp_names import (
     EMBEDDING,
     OUTPUT,
     Expected,
@@ -21,11 +22,16 @@ from nemo_rl.converters.dcp_names import (
     expected_of,
     find_model,
 )
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_index import FORMAT, INDEX
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
-from nemo_rl.converters.families import model_spec
-from nemo_rl.converters.hf import HF_PART, HfWeights, copy_companions, write_config
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_index import FORMAT, INDEX
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
+from nemo_rl.converters.formats.hf import (
+    HF_PART,
+    HfWeights,
+    copy_companions,
+    write_config,
+)
+from nemo_rl.converters.formats.safetensors_stream import DTYPE_NAMES, Announced
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.output import (
     SHARD_BYTES,
@@ -39,7 +45,6 @@ from nemo_rl.converters.output import (
     same_bits,
     total_bytes,
 )
-from nemo_rl.converters.safetensors_stream import DTYPE_NAMES, Announced
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.publish import publish_folder
 

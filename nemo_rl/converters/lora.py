@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_rl.converters.adapter import (
+from nemo_rl.converters.bridge import some
+from nemo_rl.converters.formats.adapter import (
     AdapterWeights,
     Change,
     changes_of,
     read_adapter_config,
 )
-from nemo_rl.converters.bridge import some
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.output import (
     SHARD_BYTES,

@@ -15,8 +15,8 @@ from typing import Any
 import xxhash
 from torch import Tensor
 
-from nemo_rl.converters.archive import raw
 from nemo_rl.converters.bridge import some
+from nemo_rl.converters.formats.archive import raw
 from nemo_rl.utils.exceptions import CheckpointError
 
 MANIFEST = "nemo_rl_manifest.json"

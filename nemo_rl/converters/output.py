@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 import nemo_rl
-from nemo_rl.converters.hf import HfWeights, finish_folder
+from nemo_rl.converters.formats.hf import HfWeights, finish_folder
+from nemo_rl.converters.formats.safetensors_stream import Announced, SafetensorsStream
 from nemo_rl.converters.manifest import digest, write_manifest
-from nemo_rl.converters.safetensors_stream import Announced, SafetensorsStream
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import human_size
 from nemo_rl.utils.publish import publish_folder

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nemo_rl.converters.bridge import MegatronSide, Weight, find_weights, weights_of
 from nemo_rl.converters.conversion import config_of
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_index import COMMON, FORMAT, INDEX
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_index import COMMON, FORMAT, INDEX
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.layout import (
     Layout,

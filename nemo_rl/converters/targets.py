@@ -18,23 +18,34 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from nemo_rl.converters.archive import ALIGNMENT, NOTHING, Envelope, envelope, raw
 from nemo_rl.converters.bridge import Weight, extra_states, some
-from nemo_rl.converters.dist_index import IndexBuilder
-from nemo_rl.converters.hf import (
+from nemo_rl.converters.formats.archive import (
+    ALIGNMENT,
+    NOTHING,
+    Envelope,
+    envelope,
+    raw,
+)
+from nemo_rl.converters.formats.dist_index import IndexBuilder
+from nemo_rl.converters.formats.hf import (
     HF_PART,
     SINGLE_NAME,
     copy_companions,
     write_config,
     write_weight_map,
 )
+from nemo_rl.converters.formats.safetensors_stream import plan_shards
 from nemo_rl.converters.model_spec import ModelSpec
-from nemo_rl.converters.safetensors_stream import plan_shards
 from nemo_rl.converters.transforms import Transform
 from nemo_rl.utils.exceptions import ConfigurationError
 
 Plan = list[tuple[Weight, torch.dtype]]
 """The weights of a model in their order, and the dtype that each is written in."""
+
+_STEP = 64 << 10
+"""Bytes of one write. For larger ones the kernel takes larger pages of memory, which a
+virtual machine has to get from its host: measured, that takes up to four times as long.
+"""
 
 
 class Piece(NamedTuple):
@@ -204,14 +215,13 @@ def merged(weight: Weight, parts: list[Tensor], spec: ModelSpec) -> list[Tensor]
 def _runs(
     transform: Transform, rows: tuple[int, ...], dims: int, spec: ModelSpec
 ) -> list[tuple[int, int, int]] | None:
-    """Part, first row and count of the runs of rows that a merge moves."""
+    """Part, first row and count of the runs of rows that a merge moves; or None."""
     if not dims:
         return None
     edges = list(itertools.accumulate(rows, initial=0))
     numbers = [torch.arange(*span) for span in itertools.pairwise(edges)]
-    if (
-        dims > 1
-    ):  # Two columns, so that a merge that moves columns is not taken for this.
+    if dims > 1:
+        # Two columns, so that a merge that moves columns is not taken for this.
         numbers = [torch.stack([2 * part, 2 * part + 1], 1) for part in numbers]
     order = transform.merge(numbers, spec)
     if dims > 1:
@@ -262,14 +272,12 @@ def write_piece(descriptor: int, piece: Piece) -> None:
     Raises:
         OSError: they could not be written.
     """
-    at, waiting = piece.start, [memoryview(d) for d in piece.data if len(d)]
-    while waiting:
-        count = os.pwritev(descriptor, waiting[:512], at)
-        at += count
-        while waiting and count >= len(waiting[0]):
-            count -= len(waiting.pop(0))
-        if count:
-            waiting[0] = waiting[0][count:]
+    at = piece.start
+    for data in piece.data:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(descriptor, view[:_STEP], at)
+            at, view = at + count, view[count:]
 
 
 def _distcp(number: int) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from nemo_rl.converters import cli
+from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
 from nemo_rl.launch.script import render
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors are one paragraph and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "convert":
-        return cli.main(argv[1:], "nemo-rl convert")
+        return convert_cli.main(argv[1:], "nemo-rl convert")
     options = parse(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
     return driver.guarded(lambda: run(options), debug=debug)

@@ -11,7 +11,7 @@ import torch
 
 from nemo_rl.converters.bridge import find_weights
 from nemo_rl.converters.convert import convert, open_side
-from nemo_rl.converters.dist_checkpoint import read_index
+from nemo_rl.converters.formats.dist_checkpoint import read_index
 from tests.fakes import models
 from tests.functional.ranks import run_ranks
 from tests.functional.sessions import LAYOUTS, Session, merged

@@ -11,8 +11,8 @@ import transformers
 
 from nemo_rl.converters.bridge import find_weights
 from nemo_rl.converters.dcp import dcp_to_hf, hf_to_dcp
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint, read_index
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint, read_index
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.layout import Layout
 from nemo_rl.converters.lora import lora_merge
 from nemo_rl.converters.reshard import reshard

@@ -160,7 +160,7 @@ def test_parity_grpo_updates_over_settings(reference, changes):
 def test_parity_updates_change_every_weight(reference, folders):
     """A gradient that never arrives would make the layouts agree as well."""
     folder, (_, norms, weights) = reference["qwen2"]
-    from nemo_rl.converters.hf import HfWeights
+    from nemo_rl.converters.formats.hf import HfWeights
 
     assert min(norms) > 0
     with HfWeights(folder) as before:

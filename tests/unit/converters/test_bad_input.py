@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from nemo_rl.converters.convert import convert
 from nemo_rl.converters.families import model_spec, rules_for
-from nemo_rl.converters.safetensors_stream import plan_shards
+from nemo_rl.converters.formats.safetensors_stream import plan_shards
 from tests.fakes import models
 
 INDEX = "model.safetensors.index.json"

@@ -13,8 +13,8 @@ from nemo_rl.converters.bridge import (
     some,
     weights_of,
 )
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.utils.exceptions import CheckpointError
 from tests.fakes import models

@@ -11,8 +11,8 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from nemo_rl.converters.convert import convert
 from nemo_rl.converters.dcp import dcp_to_hf, hf_to_dcp
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from tests.fakes import models
 
@@ -113,7 +113,7 @@ def test_other_folders_say_what_they_are(source, tmp_path):
 
 def test_pieces_without_elements_are_passed_over(tmp_path):
     """What a rank has of a tensor with fewer rows than ranks."""
-    from nemo_rl.converters.dist_writer import DistCheckpointWriter
+    from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 
     writer = DistCheckpointWriter(tmp_path)
     writer.add_chunk("w", torch.ones(1, 3), (0, 0), (1, 3))

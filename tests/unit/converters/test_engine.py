@@ -18,7 +18,7 @@ from nemo_rl.converters.conversion import Conversion, Request
 from nemo_rl.converters.convert import convert
 from nemo_rl.converters.engine import Crew, Worker
 from nemo_rl.converters.families import model_spec, rules_for
-from nemo_rl.converters.safetensors_stream import plan_shards
+from nemo_rl.converters.formats.safetensors_stream import plan_shards
 from nemo_rl.utils.exceptions import CheckpointError
 from tests.fakes import models
 
@@ -123,7 +123,8 @@ def _alive(pid):
 MEASURE = """
 import json, sys; from pathlib import Path
 import torch
-from nemo_rl.converters import convert, report
+from nemo_rl.converters import convert
+from nemo_rl.converters.cli import report
 from nemo_rl.converters.conversion import Conversion, Request
 source, target, dtype = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 interpreter = report.resident()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nemo_rl.converters.families import model_spec, rules_for
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import Rope
 from nemo_rl.converters.rules import matmul_parameters

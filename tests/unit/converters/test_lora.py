@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.lora import lora_merge, merged
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models

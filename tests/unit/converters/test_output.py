@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nemo_rl.converters import output
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from tests.fakes import models
 

@@ -9,8 +9,8 @@ import torch
 
 from nemo_rl.converters.bridge import weights_of
 from nemo_rl.converters.convert import compare, convert, open_side
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 from nemo_rl.converters.layout import Layout
 from nemo_rl.converters.manifest import check_files, read_manifest
 from nemo_rl.converters.reshard import reshard

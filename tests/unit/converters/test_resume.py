@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nemo_rl.converters import convert as module
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from nemo_rl.converters.manifest import MANIFEST
 from nemo_rl.converters.partial import partial_of
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
@@ -176,7 +176,7 @@ def test_a_byte_that_changes_after_it_was_noted_is_found(source, tmp_path, monke
 
 def test_a_disk_that_is_full_keeps_what_is_written(source, tmp_path):
     code = (
-        "import resource, sys; from nemo_rl.converters.cli import main\n"
+        "import resource, sys; from nemo_rl.converters.cli.parser import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "sys.exit(main(sys.argv[1:]))"
     )

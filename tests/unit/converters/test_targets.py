@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from nemo_rl.converters import targets
-from nemo_rl.converters.archive import raw
 from nemo_rl.converters.bridge import weights_of
 from nemo_rl.converters.conversion import Conversion, Request
 from nemo_rl.converters.convert import convert
+from nemo_rl.converters.formats.archive import raw
 from nemo_rl.converters.transforms import Identity
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models

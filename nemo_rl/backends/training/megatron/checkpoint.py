@@ -28,8 +28,8 @@ from megatron.core.dist_checkpointing.validation import StrictHandling
 from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_rl.backends.training.megatron.optimizer_state import as_own, own_record
-from nemo_rl.converters.dist_checkpoint import COMMON, read_index
-from nemo_rl.converters.hf import HF_PART, copy_companions, write_config
+from nemo_rl.converters.formats.dist_checkpoint import COMMON, read_index
+from nemo_rl.converters.formats.hf import HF_PART, copy_companions, write_config
 from nemo_rl.utils.exceptions import CheckpointError
 
 _SHARDING = {

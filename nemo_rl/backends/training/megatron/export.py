@@ -17,10 +17,10 @@ from nemo_rl.backends.training.megatron.model import (
     weights_of_rank,
 )
 from nemo_rl.converters.families import rules_for
-from nemo_rl.converters.hf import finish_folder
+from nemo_rl.converters.formats.hf import finish_folder
+from nemo_rl.converters.formats.safetensors_stream import SafetensorsStream
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import WeightRule
-from nemo_rl.converters.safetensors_stream import SafetensorsStream
 from nemo_rl.utils.exceptions import CheckpointError
 
 

@@ -23,7 +23,7 @@ from nemo_rl.backends.training.megatron.transformer import transformer_config
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.converters.bridge import check_tensors
 from nemo_rl.converters.families import rules_for
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec, Rope
 from nemo_rl.converters.rules import WeightRule, canonical_name
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows

@@ -36,7 +36,7 @@ def state_of(folder):
     """Stored tensors and the model that transformers makes of them."""
     import transformers
 
-    from nemo_rl.converters.hf import HfWeights
+    from nemo_rl.converters.formats.hf import HfWeights
 
     with HfWeights(folder) as weights:
         stored = {name: weights.tensor(name) for name in weights.names()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_rl.backends.training.megatron import prompt_check
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from nemo_rl.converters.convert import convert
 from tests.fakes import models
 from tests.functional.ranks import run_ranks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_rl.converters.dcp_names import OUTPUT, expected_of, find_model
+from nemo_rl.converters.formats.dcp_names import OUTPUT, expected_of, find_model
 from nemo_rl.utils.exceptions import CheckpointError
 from tests.fakes import models
 

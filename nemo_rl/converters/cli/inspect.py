@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nemo_rl.converters.cli import Command
+from nemo_rl.converters.cli.parser import Command
 from nemo_rl.utils.files import human_size
 
 _DESCRIPTION = """List the tensors of a folder, whatever wrote it.
@@ -85,9 +85,10 @@ def rows_of(folder: Path) -> list[Row]:
     Raises:
         NemoRLError: it is none that is known, or is damaged.
     """
-    from nemo_rl.converters import adapter, bridge
-    from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-    from nemo_rl.converters.hf import HfWeights
+    from nemo_rl.converters import bridge
+    from nemo_rl.converters.formats import adapter
+    from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+    from nemo_rl.converters.formats.hf import HfWeights
 
     if bridge.is_megatron(folder):
         checkpoint = DistCheckpoint(bridge.find_weights(folder))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_rl.converters.mapped import MappedFile
-from nemo_rl.converters.report import resident
+from nemo_rl.converters.cli.report import resident
+from nemo_rl.converters.formats.mapped import MappedFile
 
 
 def test_a_tensor_is_a_view_that_leaves_the_file_alone(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nemo_rl.converters.adapter import (
+from nemo_rl.converters.formats.adapter import (
     AdapterWeights,
     Change,
     LowRank,

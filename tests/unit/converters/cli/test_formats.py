@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from tests.fakes import models
 
 
@@ -50,7 +50,7 @@ def test_torch_checkpoints_there_and_back(source, tmp_path, capsys):
 
 
 def loaded(folder):
-    from nemo_rl.converters.hf import HfWeights
+    from nemo_rl.converters.formats.hf import HfWeights
 
     with HfWeights(folder) as weights:
         return {name: weights.tensor(name).clone() for name in weights.names()}

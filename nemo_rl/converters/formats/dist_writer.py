@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from nemo_rl.converters.archive import NOTHING, envelope, raw
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_index import IndexBuilder
+from nemo_rl.converters.formats.archive import NOTHING, envelope, raw
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_index import IndexBuilder
 
 
 class DistCheckpointWriter:

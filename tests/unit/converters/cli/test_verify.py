@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from nemo_rl.converters.convert import convert
 from nemo_rl.converters.manifest import MANIFEST
 from tests.fakes import models

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_rl.converters import stacks
+from nemo_rl.converters.cli import stacks
 from nemo_rl.utils.exceptions import CheckpointError
 
 FOUND = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nemo_rl.converters.safetensors_stream import SafetensorsStream
+from nemo_rl.converters.formats.safetensors_stream import SafetensorsStream
 
 SHAPES = {"a": (4, 3), "b": (), "c": (5,)}
 

@@ -10,8 +10,8 @@ import os
 import pytest
 import torch
 
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 from nemo_rl.utils.exceptions import CheckpointError
 
 

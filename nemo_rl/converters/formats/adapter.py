@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_rl.converters.bridge import some
-from nemo_rl.converters.hf import HfWeights
+from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.utils.exceptions import ConfigurationError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_rl.converters.archive import saved
+from nemo_rl.converters.formats.archive import saved
 from nemo_rl.utils.exceptions import CheckpointError
 
 INDEX, COMMON, FORMAT = ".metadata", "common.pt", "metadata.json"

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_rl.converters.cli import Command
-from nemo_rl.converters.report import memory, progress
+from nemo_rl.converters.cli.parser import Command
+from nemo_rl.converters.cli.report import memory, progress
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _against_other(options: argparse.Namespace) -> None:
 def _compare_stacks(
     checkpoint: Path, options: argparse.Namespace, folder: Path, weights: list[Weight]
 ) -> None:
-    from nemo_rl.converters import conversion, stacks
+    from nemo_rl.converters import conversion
+    from nemo_rl.converters.cli import stacks
 
     reason = stacks.why_not(sum(math.prod(weight.shape) for weight in weights))
     if reason is not None:

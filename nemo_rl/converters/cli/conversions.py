@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_rl.converters.cli import DTYPES, Command
-from nemo_rl.converters.report import memory, progress, resident
+from nemo_rl.converters.cli.parser import DTYPES, Command
+from nemo_rl.converters.cli.report import memory, progress, resident
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.files import human_size
 

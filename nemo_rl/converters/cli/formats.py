@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.converters.cli import DTYPES, Command
-from nemo_rl.converters.report import memory, progress
+from nemo_rl.converters.cli.parser import DTYPES, Command
+from nemo_rl.converters.cli.report import memory, progress
 from nemo_rl.utils.exceptions import ConfigurationError
 
 _PROOF = """

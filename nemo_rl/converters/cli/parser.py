@@ -27,14 +27,14 @@ from typing import Any
 from nemo_rl.utils.exceptions import NemoRLError
 
 COMMANDS = {
-    "hf-to-megatron": "nemo_rl.converters.commands:HF_TO_MEGATRON",
-    "megatron-to-hf": "nemo_rl.converters.commands:MEGATRON_TO_HF",
-    "hf-to-dcp": "nemo_rl.converters.format_commands:HF_TO_DCP",
-    "dcp-to-hf": "nemo_rl.converters.format_commands:DCP_TO_HF",
-    "lora-merge": "nemo_rl.converters.format_commands:LORA_MERGE",
-    "reshard": "nemo_rl.converters.format_commands:RESHARD",
-    "inspect": "nemo_rl.converters.inspection:INSPECT",
-    "verify": "nemo_rl.converters.verify:VERIFY",
+    "hf-to-megatron": "nemo_rl.converters.cli.conversions:HF_TO_MEGATRON",
+    "megatron-to-hf": "nemo_rl.converters.cli.conversions:MEGATRON_TO_HF",
+    "hf-to-dcp": "nemo_rl.converters.cli.formats:HF_TO_DCP",
+    "dcp-to-hf": "nemo_rl.converters.cli.formats:DCP_TO_HF",
+    "lora-merge": "nemo_rl.converters.cli.formats:LORA_MERGE",
+    "reshard": "nemo_rl.converters.cli.formats:RESHARD",
+    "inspect": "nemo_rl.converters.cli.inspect:INSPECT",
+    "verify": "nemo_rl.converters.cli.verify:VERIFY",
 }
 """Name of a command -> the ``Command`` and its module, which must not import torch."""
 DTYPES = ("float32", "bfloat16", "float16")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nemo_rl.converters import cli
+from nemo_rl.converters.cli import parser as cli
 from nemo_rl.launch.__main__ import main as nemo_rl
 
 
@@ -28,7 +28,7 @@ def test_nemo_rl_convert_is_the_same_command_line(capsys, tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys; from nemo_rl.converters.cli import parse\n"
+        "import sys; from nemo_rl.converters.cli.parser import parse\n"
         "parse(['inspect', 'x']); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -38,7 +38,7 @@ def test_ctrl_c_is_one_sentence(monkeypatch, capsys):
     def stop(options):
         raise KeyboardInterrupt("how to go on")
 
-    from nemo_rl.converters import inspection
+    from nemo_rl.converters.cli import inspect as inspection
 
     command = cli.Command("", inspection._arguments, stop)
     monkeypatch.setattr(inspection, "INSPECT", command)

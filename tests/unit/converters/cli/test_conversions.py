@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_rl.converters.cli import main
+from nemo_rl.converters.cli.parser import main
 from tests.fakes import models
 
 

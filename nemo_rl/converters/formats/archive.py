@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.serialization import skip_data
 
-from nemo_rl.converters.mapped import MappedFile
+from nemo_rl.converters.formats.mapped import MappedFile
 
 ALIGNMENT = 64
 """Of the bytes of a tensor within its archive, and of archives within a file."""

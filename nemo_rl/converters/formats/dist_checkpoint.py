@@ -20,9 +20,9 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from nemo_rl.converters.archive import enveloped, saved_tensor
-from nemo_rl.converters.dist_index import COMMON, INDEX, read_index
-from nemo_rl.converters.mapped import MappedFile
+from nemo_rl.converters.formats.archive import enveloped, saved_tensor
+from nemo_rl.converters.formats.dist_index import COMMON, INDEX, read_index
+from nemo_rl.converters.formats.mapped import MappedFile
 from nemo_rl.utils.exceptions import CheckpointError
 
 __all__ = ["COMMON", "INDEX", "DistCheckpoint", "StoredTensor", "read_index"]

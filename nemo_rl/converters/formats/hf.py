@@ -1,7 +1,7 @@
-"""Hugging Face weight folders: read tensors by name, write shards as they come.
+"""Hugging Face weight folders: read tensors by name, finish what was written.
 
-Knows files and tensors, not models. Reading maps files lazily, one tensor at a time;
-writing never holds more than one shard.
+Knows files and tensors, not models. A tensor is a view of its mapped file, which is
+read when the tensor is used. ``safetensors_stream.py`` writes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nemo_rl.converters.mapped import MappedFile
-from nemo_rl.converters.safetensors_stream import DTYPE_NAMES
+from nemo_rl.converters.formats.mapped import MappedFile
+from nemo_rl.converters.formats.safetensors_stream import DTYPE_NAMES
 from nemo_rl.utils.exceptions import ConfigurationError
 
 INDEX_NAME = "model.safetensors.index.json"

@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 
-from nemo_rl.converters.archive import (
+from nemo_rl.converters.formats.archive import (
     NOTHING,
     envelope,
     enveloped,
@@ -15,7 +15,7 @@ from nemo_rl.converters.archive import (
     saved,
     saved_tensor,
 )
-from nemo_rl.converters.mapped import MappedFile
+from nemo_rl.converters.formats.mapped import MappedFile
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 1, 5, 7), (2, 3000)])

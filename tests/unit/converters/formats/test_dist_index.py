@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from nemo_rl.converters.dist_index import INDEX, IndexBuilder, read_index
+from nemo_rl.converters.formats.dist_index import INDEX, IndexBuilder, read_index
 from nemo_rl.utils.exceptions import CheckpointError
 
 PLACE = ("__0_0.distcp", 0, 100)

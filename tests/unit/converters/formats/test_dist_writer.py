@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_rl.converters.dist_checkpoint import DistCheckpoint
-from nemo_rl.converters.dist_writer import DistCheckpointWriter
+from nemo_rl.converters.formats.dist_checkpoint import DistCheckpoint
+from nemo_rl.converters.formats.dist_writer import DistCheckpointWriter
 
 
 def tensor(seed, *shape):

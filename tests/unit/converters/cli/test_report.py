@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nemo_rl.converters.report import memory, peak, progress, resident
+from nemo_rl.converters.cli.report import memory, peak, progress, resident
 
 
 def test_one_line_at_the_end_where_there_is_no_terminal(capsys):

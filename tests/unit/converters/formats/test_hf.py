@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nemo_rl.converters.hf import (
+from nemo_rl.converters.formats.hf import (
     INDEX_NAME,
     SINGLE_NAME,
     HfWeights,
     finish_folder,
 )
-from nemo_rl.converters.safetensors_stream import SafetensorsStream
+from nemo_rl.converters.formats.safetensors_stream import SafetensorsStream
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
 

@@ -7,8 +7,8 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from nemo_rl.converters.cli import main
-from nemo_rl.converters.inspection import Row, rows_of, table
+from nemo_rl.converters.cli.inspect import Row, rows_of, table
+from nemo_rl.converters.cli.parser import main
 from tests.fakes import models
 
 

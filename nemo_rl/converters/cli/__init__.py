@@ -1,0 +1,1 @@
+"""The command line ``nemo-rl convert``: one module a group of commands."""

@@ -1,0 +1,1 @@
+"""Kinds of folders on disk, read and written tensor by tensor; no model is known."""
