@@ -203,6 +203,11 @@ class MegatronSide:
         found = {k for k in self.checkpoint.tensors if not k.startswith("optimizer.")}
         if self.spec.tied:
             found.discard("output_layer.weight")
+        if any(key.endswith("embed_tokens.weight") for key in found):
+            raise CheckpointError(
+                f"{self.folder} is a plain torch.distributed.checkpoint folder with "
+                "Hugging Face names, not Megatron's. Use dcp-to-hf."
+            )
         if expected != found:
             raise CheckpointError(
                 f"{self.folder}: the tensors do not match config.json. Missing: "

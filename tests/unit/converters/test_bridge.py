@@ -97,6 +97,7 @@ def test_padding_of_the_vocabulary_is_dropped(spec, tmp_path):
     ("fault", "message"),
     [
         ({"left_out": ["output_layer.weight"]}, "Missing: output_layer.weight. Unexp"),
+        ({"extra": ["model.embed_tokens.weight"]}, "not Megatron's. Use dcp-to-hf"),
         ({"extra": ["decoder.new"]}, "Missing: none. Unexpected: decoder.new"),
         (
             {"cut": ["embedding.word_embeddings.weight"]},
