@@ -57,29 +57,15 @@ def weights_of(spec: ModelSpec, *, stacked: bool | None = None) -> list[Weight]:
     """
     stacked = not spec.mixed if stacked is None else stacked
     found: list[tuple[int, Weight]] = []
-    shapes: dict[tuple[object, ...], tuple[int, ...]] = {}
     for name, rule in rules_for(spec).items():
         match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", name)
         layer = -1 if match is None else int(match[1])
         place = (name, (), ())
         if match is not None:
             place = _place(match[2], layer, spec, stacked=stacked)
-        dims = (rule.transform, *rule.hf.values())
-        if dims not in shapes:  # layers and experts repeat themselves
-            shapes[dims] = _merged_shape(rule, spec)
-        shape = shapes[dims]
+        shape = rule.megatron_shape(spec)
         found.append((layer, Weight(rule, place[0], shape, *place[1:])))
     return [weight for _, weight in sorted(found, key=lambda item: item[0])]
-
-
-def _merged_shape(rule: WeightRule, spec: ModelSpec) -> tuple[int, ...]:
-    """``rule.megatron_shape``, which loads torch's compiler (meta tensors), cheaply."""
-    shapes = [spec.shape(dims) for dims in rule.hf.values()]
-    thin = [torch.empty(shape[0], *[2] * (len(shape) - 1)) for shape in shapes]
-    rows, *rest = rule.transform.merge(thin, spec).shape
-    if rest != [2] * (len(shapes[0]) - 1):  # it does more than move rows
-        return rule.megatron_shape(spec)
-    return (rows, *shapes[0][1:])
 
 
 def _place(

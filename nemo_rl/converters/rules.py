@@ -65,11 +65,12 @@ class WeightRule:
         )
 
     def megatron_shape(self, spec: ModelSpec) -> tuple[int, ...]:
-        """Shape of the whole Megatron tensor, its vocabulary unpadded."""
-        import torch
+        """Shape of the whole Megatron tensor, its vocabulary unpadded.
 
-        parts = [torch.empty(spec.shape(d), device="meta") for d in self.hf.values()]
-        return tuple(self.transform.merge(parts, spec).shape)
+        Every transform puts the rows of its tensors together.
+        """
+        shapes = [spec.shape(dims) for dims in self.hf.values()]
+        return (sum(rows for rows, *_ in shapes), *shapes[0][1:])
 
     def applies_to(self, spec: ModelSpec, layer: int) -> bool:
         """Whether a layer has this weight."""
