@@ -8,7 +8,6 @@ name; what was written when a process ends is kept, and can be continued.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +16,6 @@ from pathlib import Path
 
 import torch
 import xxhash
-from torch import Tensor
 
 import nemo_rl
 from nemo_rl.converters.bridge import Side, some
@@ -32,10 +30,11 @@ from nemo_rl.converters.conversion import (
 from nemo_rl.converters.engine import Crew, Worker
 from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
+from nemo_rl.converters.output import check_room, same_bits
 from nemo_rl.converters.partial import Done, PartialFolder, sweep
 from nemo_rl.converters.targets import Plan, make_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
-from nemo_rl.utils.files import fsync_path, human_size
+from nemo_rl.utils.files import fsync_path
 
 __all__ = [
     "HF_PART",
@@ -54,7 +53,6 @@ Progress = Callable[..., None]
 Of weights that were written before a conversion was continued: once, ``earlier=True``.
 """
 _BATCH_BYTES, _BATCH_SECONDS = 256 << 20, 1.0
-_SPARE = 64 << 20
 
 
 def _ignore(_: int, *, earlier: bool = False) -> None:
@@ -166,14 +164,12 @@ def _check_room(target: Path, conversion: Conversion, partial: PartialFolder) ->
     files = [partial.result / name for name in conversion.target.files]
     held = sum(f.stat().st_blocks * 512 for f in files if f.exists())
     size = sum(conversion.target.files.values()) - held
-    free = shutil.disk_usage(target.parent).free
-    if free < size + _SPARE:
+    try:
+        check_room(target, size)
+    except CheckpointError:
         if not partial.done:
             partial.remove()
-        raise CheckpointError(
-            f"{target} needs {human_size(size)}, and {target.parent} has "
-            f"{human_size(free)} free. Free disk space or choose another place."
-        )
+        raise
 
 
 def _write(
@@ -266,7 +262,7 @@ def compare(one: Side, two: Side, plan: Plan, *, progress: Progress = _ignore) -
                     f"{name} is {left.dtype} in {one.folder} and {right.dtype} in "
                     f"{two.folder}"
                 )
-            if not _same_bits(left, right):
+            if not same_bits(left, right):
                 count = int((left != right).sum())
                 raise CheckpointError(
                     f"{name} differs between {one.folder} and {two.folder}: {count} of "
@@ -275,9 +271,3 @@ def compare(one: Side, two: Side, plan: Plan, *, progress: Progress = _ignore) -
             progress(left.nbytes)
         one.release(weight)
         two.release(weight)
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    """Equal to the bit: a NaN equals itself, and 0 is not -0."""
-    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.dtype.itemsize]
-    return torch.equal(left.contiguous().view(kind), right.contiguous().view(kind))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,15 @@ def check_target(target: Path, size: int) -> None:
         raise ConfigurationError(
             f"{target} exists already. Remove it, or choose another name."
         )
+    check_room(target, size)
+
+
+def check_room(target: Path, size: int) -> None:
+    """Refuse what does not fit on the disk of a target.
+
+    Raises:
+        CheckpointError: there is no room for ``size`` bytes.
+    """
     parent = target.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -186,9 +196,9 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
 
 
-def prevalent(tensors: Sequence[Announced]) -> str:
+def prevalent(tensors: Iterable[Announced]) -> str:
     """Name of the dtype of most elements, as config.json spells it."""
-    counts: dict[torch.dtype, int] = {}
+    counts: Counter[torch.dtype] = Counter()
     for _, shape, dtype in tensors:
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    return str(max(counts, key=lambda d: counts[d])).removeprefix("torch.")
+        counts[dtype] += math.prod(shape)
+    return str(counts.most_common(1)[0][0]).removeprefix("torch.")

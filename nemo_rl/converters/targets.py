@@ -36,6 +36,7 @@ from nemo_rl.converters.formats.hf import (
 )
 from nemo_rl.converters.formats.safetensors_stream import plan_shards
 from nemo_rl.converters.model_spec import ModelSpec
+from nemo_rl.converters.output import prevalent
 from nemo_rl.converters.transforms import Transform
 from nemo_rl.utils.exceptions import ConfigurationError
 
@@ -135,7 +136,7 @@ class MegatronTarget:
         part = folder / HF_PART
         part.mkdir(exist_ok=True)
         copy_companions(self.companions, part)
-        write_config(part, {"dtype": prevalent(self.plan)})
+        write_config(part, {"dtype": _prevalent(self.plan)})
 
     def _room(self, length: int, limit: int) -> tuple[str, int]:
         """A place for so many bytes in the last file, or in a new one."""
@@ -195,7 +196,7 @@ class HfTarget:
             owners = {tensor: file for tensor, (file, _) in self._places.items()}
             write_weight_map(folder, owners, self._bytes)
         copy_companions(self.companions, folder)
-        write_config(folder, {"dtype": prevalent(self.plan)})
+        write_config(folder, {"dtype": _prevalent(self.plan)})
 
 
 def merged(weight: Weight, parts: list[Tensor], spec: ModelSpec) -> list[Tensor]:
@@ -239,12 +240,8 @@ def _runs(
     return found
 
 
-def prevalent(plan: Plan) -> str:
-    """The name of the dtype of most elements."""
-    counts: Counter[torch.dtype] = Counter()
-    for weight, dtype in plan:
-        counts[dtype] += math.prod(weight.shape)
-    return str(counts.most_common(1)[0][0]).removeprefix("torch.")
+def _prevalent(plan: Plan) -> str:
+    return prevalent((weight.key, weight.shape, dtype) for weight, dtype in plan)
 
 
 def make_files(folder: Path, target: Target) -> None:
