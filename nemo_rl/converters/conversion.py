@@ -45,7 +45,10 @@ def open_side(folder: Path, config: Path | None = None) -> tuple[Side, ModelSpec
         NemoRLError: no such folder, no configuration, or tensors that do not fit it.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is not a folder")
+        raise ConfigurationError(
+            f"{folder} is not a folder. A model of the Hugging Face hub is converted "
+            "from a local copy: hf download ORG/NAME --local-dir FOLDER"
+        )
     if not is_megatron(folder):
         _refuse_adapter(folder)
         spec = model_spec(read_hf_config(folder), source=str(folder / "config.json"))
