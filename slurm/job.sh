@@ -102,8 +102,12 @@ finish() {
     esac
     if [ "$code" -eq "$REQUEUE_CODE" ] && may_requeue; then
         say "requeued: the next attempt goes on from $(cat "$RUN_DIR/PROGRESS" 2>/dev/null || echo the start)"
+        trap '' TERM  # SLURM ends this shell while the job goes back into the queue
         if scontrol requeue "$SLURM_JOB_ID"; then
-            # SLURM ends this shell while it puts the job back into the queue.
+            # A node refuses a job that starts in the second in which it ended there
+            # ("Job credential revoked"): it would have failed for good.
+            scontrol update "JobId=$SLURM_JOB_ID" StartTime=now+5
+            trap - TERM
             sleep 60
         fi
         say "scontrol requeue failed: is requeueing forbidden here?"

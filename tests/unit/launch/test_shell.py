@@ -51,8 +51,9 @@ def job(tmp_path):
     shutil.copytree(ROOT / "launch", tmp_path / "launch")
     folder = tmp_path / "bin"
     folder.mkdir()
-    # SLURM ends the batch shell once the job is requeued.
-    scontrol = 'echo "$@" >> scontrol.args; kill "$PPID"'
+    # SLURM ends the batch shell once the job is requeued; not at once.
+    end = 'kill "$PPID"; sleep 0.3; kill "$PPID"'
+    scontrol = f'echo "$@" >> scontrol.args; [ "$1" != requeue ] || ({end}) &'
     for name, body in {"srun": SRUN, "scontrol": scontrol}.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
@@ -127,13 +128,15 @@ def test_the_heads_word_is_the_jobs_exit_code(job, says, srun, code, text):
 def test_75_requeues_while_there_is_progress(job):
     _, log = job(HEAD_SAYS=75, PROGRESS_OF_TEST="step_1")
     assert "requeued: the next attempt goes on from step_1" in log
-    assert (job.folder / "scontrol.args").read_text() == "requeue 7\n"
+    # Ended at once or not, it says that the next attempt shall not begin at once.
+    calls = (job.folder / "scontrol.args").read_text()
+    assert calls == "requeue 7\nupdate JobId=7 StartTime=now+5\n"
     _, log = job(attempt=1, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
     assert "goes on from step_2" in log
     code, log = job(attempt=2, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
     assert code == 75
     assert "not requeued: two attempts in a row ended without a new" in log
-    assert len((job.folder / "scontrol.args").read_text().splitlines()) == 2
+    assert (job.folder / "scontrol.args").read_text().count("requeue") == 2
 
 
 def test_attempts_are_limited(job):
