@@ -32,7 +32,7 @@ from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.converters.manifest import read_manifest, write_manifest
 from nemo_rl.converters.output import check_room, same_bits
 from nemo_rl.converters.partial import Done, PartialFolder, sweep
-from nemo_rl.converters.targets import Plan, make_files
+from nemo_rl.converters.targets import Plan, begin_files, end_files
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 from nemo_rl.utils.files import fsync_path
 
@@ -177,7 +177,7 @@ def _write(
 ) -> None:
     """Write the weights that are missing, noting in the journal what is safe."""
     conversion = worker.conversion
-    make_files(partial.result, conversion.target)
+    begin_files(partial.result, conversion.target)
     fsync_path(partial.result)
     todo = [n for n in range(len(conversion.plan)) if n not in partial.done]
     if partial.done:
@@ -191,7 +191,7 @@ def _write(
         partial.record(parts)
 
     with ThreadPoolExecutor(1) as saver:
-        for number, done in crew.run("copy", todo):
+        for number, done in crew.copies(todo):
             batch[number] = done
             size += conversion.size(number)
             progress(conversion.size(number))
@@ -203,6 +203,7 @@ def _write(
                 batch, size, since = {}, 0, time.monotonic()
         if saving is not None:
             saving.result()
+        end_files(partial.result, conversion.target)
         save(batch)
     conversion.target.finish(partial.result)
 
@@ -213,7 +214,7 @@ def _verify(
     """Read the result and compare its digests with those of the source."""
     wrong = []
     try:
-        for number, found in crew.run("check", range(len(conversion.plan))):
+        for number, found in crew.checks(range(len(conversion.plan))):
             expected = partial.done[number]
             wrong += [n for n in expected if found.get(n) != expected[n]]
             progress(conversion.size(number))

@@ -244,18 +244,33 @@ def _prevalent(plan: Plan) -> str:
     return prevalent((weight.key, weight.shape, dtype) for weight, dtype in plan)
 
 
-def make_files(folder: Path, target: Target) -> None:
-    """Create the files in their size, with all that is not a weight.
+def begin_files(folder: Path, target: Target) -> None:
+    """Create the files that are missing, with what they begin with.
 
-    What is there already is not changed.
+    They grow as weights are written: filling a file that has its size already takes
+    the kernel several times as long.
 
     Raises:
         OSError: they could not be written.
     """
+    for name in target.files:
+        (folder / name).touch()
+    _write_fixed(folder, [piece for piece in target.fixed() if not piece.start])
+
+
+def end_files(folder: Path, target: Target) -> None:
+    """Write what comes after the weights; every file then has its size.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    _write_fixed(folder, [piece for piece in target.fixed() if piece.start])
     for name, size in target.files.items():
-        with open(folder / name, "ab") as file:
-            file.truncate(size)
-    for piece in target.fixed():
+        os.truncate(folder / name, size)
+
+
+def _write_fixed(folder: Path, pieces: Iterable[Piece]) -> None:
+    for piece in pieces:
         descriptor = os.open(folder / piece.file, os.O_WRONLY)
         try:
             write_piece(descriptor, piece)

@@ -54,7 +54,7 @@ def test_weights_wait_until_their_memory_is_free(source, tmp_path):
     held, most, lock = 0, 0, threading.Lock()
 
     class Counting(Worker):
-        def copy(self, number):
+        def prepare(self, number):
             nonlocal held, most
             with lock:
                 held += conversion.costs[number]
@@ -62,18 +62,22 @@ def test_weights_wait_until_their_memory_is_free(source, tmp_path):
             time.sleep(0.002)
             with lock:
                 held -= conversion.costs[number]
-            return {}
+            return {}, []
 
+        def write(self, number, pieces):
+            written.append(number)
+
+    written = []
     with Crew(Counting(conversion, tmp_path), 4, 1) as crew:
         crew._limit = 165
-        done = [number for number, _ in crew.run("copy", range(15))]
-    assert sorted(done) == list(range(15)) and 100 < most <= 165
+        done = [number for number, _ in crew.copies(range(15))]
+    assert written == done == list(range(15)) and 100 < most <= 165
 
 
 def test_an_error_of_a_worker_is_raised_here(source, tmp_path):
     worker = Worker(Conversion(Request(source)), tmp_path / "gone")
     with Crew(worker, 2, 1) as crew, pytest.raises(FileNotFoundError):
-        list(crew.run("copy", [0, 1, 2]))
+        list(crew.copies([0, 1, 2]))
 
 
 def test_a_dtype_that_is_not_the_plans_is_found(source, tmp_path):
@@ -95,7 +99,7 @@ def test_helpers_end_with_the_process_that_they_help(source, tmp_path):
         "    for name, size in conversion.target.files.items():\n"
         "        os.truncate(os.open(folder / name, os.O_CREAT | os.O_RDWR), size)\n"
         "    with Crew(Worker(conversion, folder), 1, 2) as crew:\n"
-        "        list(crew.run('copy', [0, 1, 2, 3]))\n"
+        "        list(crew.copies([0, 1, 2, 3]))\n"
         "        print(*crew._pool._processes, flush=True)\n"
         "        time.sleep(60)\n"
     )
