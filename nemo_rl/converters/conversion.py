@@ -24,7 +24,7 @@ from nemo_rl.converters.bridge import (
 )
 from nemo_rl.converters.families import model_spec
 from nemo_rl.converters.formats.hf import HF_PART
-from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.converters.hf_config import read_hf_config, refuse_adapter
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.targets import HfTarget, MegatronTarget, Plan, Target
 from nemo_rl.utils.exceptions import ConfigurationError
@@ -50,22 +50,12 @@ def open_side(folder: Path, config: Path | None = None) -> tuple[Side, ModelSpec
             "from a local copy: hf download ORG/NAME --local-dir FOLDER"
         )
     if not is_megatron(folder):
-        _refuse_adapter(folder)
+        refuse_adapter(folder)
         spec = model_spec(read_hf_config(folder), source=str(folder / "config.json"))
         return HfSide(folder, spec), spec
     place = config_of(folder, config)
     spec = model_spec(read_hf_config(place), source=str(place / "config.json"))
     return MegatronSide(folder, spec), spec
-
-
-def _refuse_adapter(folder: Path) -> None:
-    if (folder / "adapter_config.json").exists() and not any(
-        folder.glob("model*.safetensors*")
-    ):
-        raise ConfigurationError(
-            f"{folder} holds an adapter (adapter_config.json), not a model. Merge it "
-            "into its base model first (lora-merge), and convert the result."
-        )
 
 
 def config_of(folder: Path, config: Path | None) -> Path:

@@ -33,7 +33,11 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigurationError(_no_config(Path(folder))) from None
+        refuse_adapter(Path(folder))
+        raise ConfigurationError(
+            f"{folder} is not a Hugging Face model folder: it has no config.json. "
+            "Point policy.model_name at a folder made by save_pretrained()."
+        ) from None
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -43,16 +47,19 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def _no_config(folder: Path) -> str:
-    if (folder / "adapter_config.json").exists():
-        return (
+def refuse_adapter(folder: Path) -> None:
+    """Say what to do with a folder that holds an adapter and no model.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    if (folder / "adapter_config.json").exists() and not any(
+        folder.glob("model*.safetensors*")
+    ):
+        raise ConfigurationError(
             f"{folder} holds a LoRA adapter, not a model. Merge it into its base "
             f"first: nemo-rl convert lora-merge BASE {folder} OUT"
         )
-    return (
-        f"{folder} is not a Hugging Face model folder: it has no config.json. "
-        "Point policy.model_name at a folder made by save_pretrained()."
-    )
 
 
 @dataclass(frozen=True)

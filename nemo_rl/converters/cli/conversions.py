@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_rl.converters.cli.parser import DTYPES, Command
+from nemo_rl.converters.cli.parser import DTYPES, Command, config_option
 from nemo_rl.converters.cli.report import memory, progress, resident
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.files import human_size
@@ -83,12 +83,7 @@ def _conversion(parser: argparse.ArgumentParser) -> None:
 
 def _to_hf(parser: argparse.ArgumentParser) -> None:
     _conversion(parser)
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FOLDER",
-        help="Hugging Face folder of the model, where the checkpoint carries none",
-    )
+    config_option(parser)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nemo_rl.utils.exceptions import NemoRLError
@@ -38,6 +39,16 @@ COMMANDS = {
 }
 """Name of a command -> the ``Command`` and its module, which must not import torch."""
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def config_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, which describes a checkpoint that does not say what it is."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FOLDER",
+        help="Hugging Face folder of the model, where the checkpoint carries none",
+    )
 
 
 @dataclass(frozen=True)

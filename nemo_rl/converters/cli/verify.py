@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nemo_rl.converters.cli.parser import Command
+from nemo_rl.converters.cli.parser import Command, config_option
 from nemo_rl.converters.cli.report import memory, progress
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
 
@@ -25,12 +25,7 @@ _DESCRIPTION = """Prove that nothing changed.
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="A")
     parser.add_argument("target", type=Path, metavar="B", nargs="?")
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FOLDER",
-        help="Hugging Face folder of the model, where the checkpoint carries none",
-    )
+    config_option(parser)
     parser.add_argument(
         "--logits",
         action=argparse.BooleanOptionalAction,

@@ -138,7 +138,7 @@ def other_architecture(source):
         (lost_tensor, "lacks 1 tensors that model.safetensors.index.json says"),
         (another_shape, "do not have the shape that config.json implies"),
         (traversal, "names the shard '../outside.safetensors', which is not a file of"),
-        (adapter, "holds an adapter .* Merge it into its base model"),
+        (adapter, "holds a LoRA adapter.* Merge it into its base"),
         (no_config, "config.json"),
         (other_architecture, "declares architectures=.'BertForMaskedLM'."),
     ],
