@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,7 +14,14 @@ class LossFunctionInterface(ABC):
     """A loss over one micro-batch; subclasses write ``compute_loss``.
 
     Instances travel to the workers: they hold configuration, never tensors or handles.
+
+    Attributes:
+        rows_per_sample: consecutive rows that belong together; 2 for pairs.
+        needs_entropy: ``model_output.entropy`` is wanted.
     """
+
+    rows_per_sample: ClassVar[int] = 1
+    needs_entropy: bool = False
 
     @abstractmethod
     def compute_loss(

@@ -46,9 +46,13 @@ class ModelOutput:
         logprobs: [b, S] fp32, with gradient; entry t is the log-probability of token
             t given the tokens before it under ``softmax(logits / temperature)``.
             Column 0 and every position with ``token_mask == 0`` are 0.
+        entropy: [b, S] fp32, with gradient; entry t is the entropy in nats of the
+            distribution that token t was drawn from. None unless the loss has
+            ``needs_entropy``.
     """
 
     logprobs: Tensor
+    entropy: Tensor | None = None
 
 
 @runtime_checkable
@@ -63,6 +67,7 @@ class LossFunction(Protocol):
     the micro-batch has no valid token.
 
     A loss travels to the workers: it holds configuration, never tensors or handles.
+    It may have two attributes, see ``rows_per_sample`` and ``needs_entropy`` below.
     """
 
     def __call__(
@@ -70,6 +75,20 @@ class LossFunction(Protocol):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (scalar loss share, metric shares)."""
         ...
+
+
+def rows_per_sample(loss_fn: Any) -> int:
+    """Rows that a loss looks at together, and that no cut may part: 2 for pairs.
+
+    Batch sizes of the configuration count samples. Read from the attribute
+    ``rows_per_sample`` of the loss; 1 where it has none.
+    """
+    return getattr(loss_fn, "rows_per_sample", 1)
+
+
+def needs_entropy(loss_fn: Any) -> bool:
+    """Whether a loss wants ``ModelOutput.entropy``: its attribute ``needs_entropy``."""
+    return getattr(loss_fn, "needs_entropy", False)
 
 
 class TrainingBackend(Protocol):

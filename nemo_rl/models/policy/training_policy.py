@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nemo_rl.backends.training.base import LossFunction
+from nemo_rl.backends.training.base import LossFunction, rows_per_sample
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
@@ -68,7 +68,7 @@ class TrainingPolicy:
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        size = self.config.train_global_batch_size
+        size = self.config.train_global_batch_size * rows_per_sample(loss_fn)
         updates = [
             self._update(data.slice(start, start + size), loss_fn)
             for start in range(0, data.size, size)

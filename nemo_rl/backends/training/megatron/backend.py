@@ -17,7 +17,12 @@ from torch import Tensor
 
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform import setup as setup_platform
-from nemo_rl.backends.training.base import Batch, EngineConfig, LossFunction
+from nemo_rl.backends.training.base import (
+    Batch,
+    EngineConfig,
+    LossFunction,
+    rows_per_sample,
+)
 from nemo_rl.converters.families import model_spec
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
@@ -92,7 +97,8 @@ class MegatronBackend:
         self.ddp.zero_grad_buffer()
         self.optimizer.zero_grad()
         rate = set_learning_rate(self.optimizer, self.config, self.updates)
-        micro = self._micro_batches(batch, self.config.train_micro_batch_size)
+        size = self.config.train_micro_batch_size * rows_per_sample(loss_fn)
+        micro = self._micro_batches(batch, size)
         results = step.forward_backward(self._context(), micro, loss_fn)
         successful, grad_norm, _ = self.optimizer.step()
         self.updates += 1
