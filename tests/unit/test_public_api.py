@@ -11,9 +11,16 @@ from nemo_rl._aliases import LATER
 
 DOCUMENTED = [
     "nemo_rl:train",
+    "nemo_rl:DPOTrainer",
     "nemo_rl:GRPOTrainer",
+    "nemo_rl:SFTTrainer",
     "nemo_rl:DataModule",
     "nemo_rl:TrainResult",
+    "nemo_rl.algorithms:DPO",
+    "nemo_rl.algorithms:DPOLossFn",
+    "nemo_rl.algorithms:DPOTrainer",
+    "nemo_rl.algorithms:SFT",
+    "nemo_rl.algorithms:SFTTrainer",
     "nemo_rl.algorithms:GRPO",
     "nemo_rl.algorithms:GRPOConfig",
     "nemo_rl.algorithms:GRPOTrainer",
