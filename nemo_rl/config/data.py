@@ -50,8 +50,8 @@ class DataConfig(BaseConfig):
     max_input_seq_length: int | None = Field(None, ge=1)
     """Longest prompt in tokens; None leaves room for max_new_tokens, or half."""
     overlong: Literal["error", "truncate", "skip"] = "error"
-    """What becomes of conversations that are too long: an error, their beginning, or
-    no part in the loss."""
+    """What becomes of conversations that are too long: an error, their beginning
+    (truncate), or no part in the loss (skip)."""
     processor: str | None = None
     """Accepted; every dataset prepares its own rows."""
 

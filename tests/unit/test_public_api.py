@@ -152,7 +152,7 @@ def test_reading_a_recipe_loads_nothing_heavy() -> None:
 def test_exports_are_listed_and_versioned() -> None:
     assert nemo_rl.__version__ == "0.1.0"
     assert set(nemo_rl.__all__) <= set(dir(nemo_rl))
-    assert "SFTTrainer" not in nemo_rl.__all__
+    assert "SFTTrainer" in nemo_rl.__all__
 
 
 def test_train_stays_a_function_after_its_module_is_imported() -> None:
