@@ -49,10 +49,12 @@ class ModelOutput:
         entropy: [b, S] fp32, with gradient; entry t is the entropy in nats of the
             distribution that token t was drawn from. None unless the loss has
             ``needs_entropy``.
+        scores: [b] fp32, with gradient; of a reward model, whose ``logprobs`` are NaN.
     """
 
     logprobs: Tensor
     entropy: Tensor | None = None
+    scores: Tensor | None = None
 
 
 @runtime_checkable
@@ -107,6 +109,10 @@ class TrainingBackend(Protocol):
 
     def get_reference_logprobs(self, batch: Batch) -> Tensor | None:
         """As ``get_logprobs`` under the base weights."""
+        ...
+
+    def get_scores(self, batch: Batch) -> Tensor | None:
+        """[B] fp32 scores of a reward model; None off the last stage."""
         ...
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:

@@ -63,6 +63,8 @@ class Policy(PolicyInterface):
         hf_config = read_hf_config(self.model_folder)
         hf_config |= self.config.hf_config_overrides
         self.spec = model_spec(hf_config, source=f"{self.model_folder}/config.json")
+        if self.config.reward_model_cfg.enabled:
+            self.spec = self.spec.with_score()
         validate_model_shape(self.config, hf_config)
         self.workers = cluster.start_workers(
             PolicyWorker,
@@ -86,6 +88,11 @@ class Policy(PolicyInterface):
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """Sample one response per row; see ``GenerationPolicy.generate``."""
+        if self.spec.scored:
+            raise ConfigurationError(
+                "a reward model generates nothing: it has a score in place of a "
+                "distribution over tokens (policy.reward_model_cfg.enabled)"
+            )
         return self.generation.generate(data, greedy)
 
     def get_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
@@ -95,6 +102,12 @@ class Policy(PolicyInterface):
     def get_reference_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
         """``reference_policy_logprobs`` [B, S] fp32 under the initial weights."""
         return self.training.get_reference_logprobs(data)
+
+    def get_scores(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``scores`` [B] fp32 of a reward model."""
+        if not self.spec.scored:
+            return super().get_scores(data)
+        return self.training.get_scores(data)
 
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """Update the weights; see ``TrainingPolicy.train``. Adds the model FLOPs."""

@@ -87,6 +87,10 @@ class PolicyWorker:
         """As ``get_logprobs`` under the base weights."""
         return self.training.get_reference_logprobs(batch)
 
+    def get_scores(self, batch: dict[str, Any]) -> torch.Tensor | None:
+        """A reward model's scores of this replica's rows; None off the last stage."""
+        return self.training.get_scores(batch)
+
     def train_step(
         self, batch: dict[str, Any], loss_fn: LossFunction
     ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from nemo_rl.backends.training.base import (
     LossFunction,
     rows_per_sample,
 )
-from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.families import model_spec, score_config
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
 
@@ -64,6 +64,8 @@ class MegatronBackend:
         hf_config = {**read_hf_config(self.model_folder), **overrides}
         source = str(self.model_folder / "config.json")
         self.spec: ModelSpec = model_spec(hf_config, source=source)
+        if policy.reward_model_cfg.enabled:
+            self.spec = self.spec.with_score()
         megatron = policy.megatron_cfg
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=megatron.tensor_model_parallel_size,
@@ -73,7 +75,7 @@ class MegatronBackend:
         )
         self.platform.seed(config.seed)
         self.model, transformer = build_model(self.spec, policy, self.platform)
-        load_hf_weights(self.model, self.spec, self.model_folder)
+        load_hf_weights(self.model, self.spec, self.model_folder, seed=config.seed)
         self._reference = self._copy_weights() if config.keep_reference else None
         self.ddp = wrap_ddp(self.model, transformer, policy)
         self.optimizer = build_optimizer(policy, self.ddp)
@@ -111,19 +113,18 @@ class MegatronBackend:
 
     def get_logprobs(self, batch: Batch) -> Tensor | None:
         """[b, S] fp32 log-probs of the current weights; None off the last stage."""
-        from nemo_rl.backends.training.megatron import step
-
-        self.ddp.eval()
-        size = self.config.logprob_batch_size or self.config.train_micro_batch_size
-        micro = self._micro_batches(batch, size)
-        rows, columns = batch["input_ids"].shape
-        logprobs = step.forward_logprobs(self._context(), micro, rows)
+        logprobs = self._forward_only(batch)
         if logprobs is None:
             return None
+        rows, columns = batch["input_ids"].shape
         dense = logprobs.new_zeros(rows, columns)
         width = min(columns, logprobs.shape[1])
         dense[:, :width] = logprobs[:, :width]
         return dense
+
+    def get_scores(self, batch: Batch) -> Tensor | None:
+        """[b] fp32 scores of a reward model; None off the last stage."""
+        return self._forward_only(batch)
 
     def get_reference_logprobs(self, batch: Batch) -> Tensor | None:
         """As ``get_logprobs`` under the base weights, swapped in for the call."""
@@ -140,7 +141,7 @@ class MegatronBackend:
         common = {"updates": self.updates}
         optimizer = self.optimizer if with_optimizer else None
         dtype = str(self.model.config.params_dtype).removeprefix("torch.")
-        changes = {**self.config.hf_config_overrides, "dtype": dtype}
+        changes = {**self._config_changes(), "dtype": dtype}
         description = (self.model_folder, changes)
         checkpoint.save(Path(path), self.model, optimizer, common, description)
 
@@ -165,9 +166,12 @@ class MegatronBackend:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""
         from nemo_rl.backends.training.megatron import export
 
-        overrides = self.config.hf_config_overrides
         export.save_hf(
-            Path(folder), self.model, self.spec, self.model_folder, overrides
+            Path(folder),
+            self.model,
+            self.spec,
+            self.model_folder,
+            self._config_changes(),
         )
 
     def shutdown(self) -> None:
@@ -187,7 +191,23 @@ class MegatronBackend:
             temperature=self.config.generation.temperature or 1.0,
             device=self.platform.device,
             chunk=self.config.logprob_chunk_size,
+            scored=self.spec.scored,
         )
+
+    def _config_changes(self) -> dict[str, Any]:
+        """What the model's config.json says otherwise than the base model's."""
+        changes = dict(self.config.hf_config_overrides)
+        if self.spec.scored:
+            changes |= score_config(self.spec)
+        return changes
+
+    def _forward_only(self, batch: Batch) -> Tensor | None:
+        from nemo_rl.backends.training.megatron import step
+
+        self.ddp.eval()
+        size = self.config.logprob_batch_size or self.config.train_micro_batch_size
+        micro = self._micro_batches(batch, size)
+        return step.forward_only(self._context(), micro, len(batch["input_ids"]))
 
     def _micro_batches(self, batch: Batch, size: int) -> list[dict[str, Tensor]]:
         from nemo_rl.backends.training.megatron.step import split_micro_batches

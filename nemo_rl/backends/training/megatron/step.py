@@ -32,6 +32,7 @@ class ForwardContext:
         temperature: divides the logits, as the sampler did.
         device: where micro-batches go.
         chunk: tokens whose logits are turned to fp32 at once; None means all.
+        scored: the model is a reward model.
     """
 
     model: Any
@@ -39,6 +40,7 @@ class ForwardContext:
     temperature: float
     device: torch.device
     chunk: int | None = None
+    scored: bool = False
 
 
 def split_micro_batches(
@@ -106,13 +108,20 @@ def predicted_positions(micro: Batch) -> Tensor:
     return select
 
 
+def last_positions(micro: Batch) -> Tensor:
+    """[b, S] bool: the last token of each row, where a reward model's score stands."""
+    select = torch.zeros_like(micro["input_ids"], dtype=torch.bool)
+    last = (micro["input_lengths"] - 1).clamp(min=0)
+    return select.scatter(1, last[:, None].to(select.device), True)
+
+
 def _forward(
     context: ForwardContext, iterator: Iterator[dict[str, Tensor]], model: Any
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     micro = next(iterator)
     ids = micro["input_ids"]
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    select = predicted_positions(micro)
+    select = (last_positions if context.scored else predicted_positions)(micro)
     return model(ids, positions, None, select=select), micro, select
 
 
@@ -120,6 +129,9 @@ def _output(
     context: ForwardContext, micro: Batch, select: Tensor, logits: Tensor
 ) -> ModelOutput:
     """Scatter the selected positions' log-probs to [b, S]; entry t is token t's."""
+    if context.scored:
+        nothing = logits.new_full(select.shape, torch.nan)
+        return ModelOutput(nothing, scores=logits[0, :, 0].float())
     shifted = torch.zeros_like(select)
     shifted[:, 1:] = select[:, :-1]
     targets = micro["input_ids"][shifted]
@@ -179,19 +191,20 @@ def _call_loss(
 
 
 @torch.no_grad()
-def forward_logprobs(
+def forward_only(
     context: ForwardContext, micro_batches: list[dict[str, Tensor]], rows: int
 ) -> Tensor | None:
-    """Log-probs of the current weights.
+    """Log-probs of the current weights, or a reward model's scores.
 
     Returns:
-        [rows, S] fp32 on the CPU on the last pipeline stage, else None.
+        [rows, S] or [rows] fp32 on the CPU on the last pipeline stage, else None.
     """
 
     def collect(micro: Batch, select: Tensor, logits: Tensor) -> tuple[Any, ...]:
-        logprobs = _output(context, micro, select, logits).logprobs
-        zero = logprobs.new_zeros(())
-        return zero, zero.int(), {"logprobs": logprobs}
+        output = _output(context, micro, select, logits)
+        values = output.logprobs if output.scores is None else output.scores
+        zero = values.new_zeros(())
+        return zero, zero.int(), {"values": values}
 
     def step(iterator: Iterator[dict[str, Tensor]], model: Any) -> tuple[Tensor, Any]:
         logits, micro, select = _forward(context, iterator, model)
@@ -200,7 +213,7 @@ def forward_logprobs(
     results = _run_schedule(context, micro_batches, step, forward_only=True)
     if not results:
         return None
-    return torch.cat([r["logprobs"] for r in results])[:rows].float().cpu()
+    return torch.cat([r["values"] for r in results])[:rows].float().cpu()
 
 
 def _run_schedule(
