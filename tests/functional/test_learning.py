@@ -73,3 +73,38 @@ def test_preferences_widen_the_margin(tuned, tmp_path):
     assert margin[0] == 0
     assert margin[-1] > 0.5
     assert metrics(tmp_path / "run", "val/accuracy")[-1] > 0.8
+
+
+def _hf_accuracy(_, folder, pairs):
+    """Share of the pairs that transformers scores the right way round."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    rows = [json.loads(line) for line in Path(pairs).read_text().splitlines()]
+    end = tokenizer.eos_token
+    scores = [
+        model(tokenizer(row["prompt"] + row[name] + end, return_tensors="pt").input_ids)
+        for row in rows
+        for name in ("chosen", "rejected")
+    ]
+    chosen, rejected = torch.cat([s.logits for s in scores]).view(-1, 2).unbind(-1)
+    return (chosen > rejected).float().mean().item(), (chosen - rejected).mean().item()
+
+
+def test_a_reward_model_tells_answers_apart(tuned, tmp_path):
+    warm = tuned / "checkpoints" / "hf"
+    recipe = tiny_task.rm_recipe(warm, tmp_path / "pairs.jsonl")
+    succeed(write_recipe(tmp_path, recipe), tmp_path / "run")
+    run = tmp_path / "run"
+    loss, accuracy = metrics(run, "train/loss"), metrics(run, "val/accuracy")
+    print(f"loss {loss[0]:.4f} -> {loss[-1]:.4f}, accuracy {accuracy}")
+    assert loss[-1] < 0.3 < 0.5 < loss[0]
+    assert accuracy[-1] > 0.8
+    folder, pairs = run / "checkpoints" / "hf", tmp_path / "held_out.jsonl"
+    ((theirs, margin),) = run_ranks(_hf_accuracy, 1, folder, pairs)
+    assert theirs == pytest.approx(accuracy[-1])
+    assert margin == pytest.approx(metrics(run, "val/rewards_margin")[-1], rel=1e-4)

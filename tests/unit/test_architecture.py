@@ -42,6 +42,7 @@ READS_THE_ENVIRONMENT = {
 TESTED_ELSEWHERE = {
     "algorithms/dpo/trainer.py": "functional/test_learning.py",
     "algorithms/grpo/trainer.py": "functional/test_learning.py",
+    "algorithms/rm/trainer.py": "functional/test_learning.py",
     "algorithms/sft/trainer.py": "functional/test_learning.py",
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",

@@ -22,6 +22,7 @@ class RMMasterConfig(MasterConfig):
     """A whole recipe of a reward model."""
 
     samples: ClassVar[bool] = False
+    scores: ClassVar[bool] = True
     section_defaults: ClassVar[dict[str, Any]] = {
         "policy": {"reward_model_cfg": {"enabled": True}},
         "checkpointing": {
