@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_rl.converters.cli.parser import main
 from tests.functional import tiny_task
 from tests.functional.driver import succeed, write_recipe
 from tests.functional.ranks import run_ranks
@@ -108,3 +109,8 @@ def test_a_reward_model_tells_answers_apart(tuned, tmp_path):
     ((theirs, margin),) = run_ranks(_hf_accuracy, 1, folder, pairs)
     assert theirs == pytest.approx(accuracy[-1])
     assert margin == pytest.approx(metrics(run, "val/rewards_margin")[-1], rel=1e-4)
+    checkpoint, converted = run / "checkpoints" / "step_000020", tmp_path / "converted"
+    assert main(["megatron-to-hf", str(checkpoint), str(converted)]) == 0
+    assert main(["verify", str(checkpoint), str(folder)]) == 0
+    for name in ("config.json", "model.safetensors"):
+        assert (converted / name).read_bytes() == (folder / name).read_bytes()
