@@ -26,7 +26,7 @@ class GRPOConfig(LoopConfig):
 
     num_prompts_per_step: int = Field(32, ge=1)
     """Prompts per step (P)."""
-    num_generations_per_prompt: int = Field(16, ge=2)
+    num_generations_per_prompt: int = Field(16, ge=1)
     """Responses per prompt (G); advantages compare them with one another."""
     normalize_rewards: bool = True
     """Divide advantages by the standard deviation of the prompt's rewards."""
@@ -94,6 +94,21 @@ class GRPOConfig(LoopConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _enough_to_compare(self) -> Self:
+        estimator = self.adv_estimator
+        alone = estimator.name == "reinforce_plus_plus" and not estimator.minus_baseline
+        if self.num_generations_per_prompt < 2 and (
+            self.use_dynamic_sampling or not alone
+        ):
+            raise ValueError(
+                f"num_generations_per_prompt={self.num_generations_per_prompt} leaves "
+                "nothing to compare a response with: raise it to at least 2, or use "
+                "adv_estimator.name 'reinforce_plus_plus' with minus_baseline false "
+                "and without dynamic sampling."
+            )
+        return self
+
 
 class GRPOMasterConfig(MasterConfig):
     """A whole GRPO recipe.
@@ -131,7 +146,6 @@ class GRPOMasterConfig(MasterConfig):
             "grpo.num_prompts_per_step x grpo.num_generations_per_prompt",
         )
         self._settle_response_length()
-        _validate_kl_in_reward(self.loss_fn)
         updates = self.samples_per_step // self.policy.train_global_batch_size
         if self.loss_fn.force_on_policy_ratio and updates != 1:
             raise ValueError(
@@ -174,19 +188,3 @@ class GRPOMasterConfig(MasterConfig):
                     "policy": {**policy, "train_global_batch_size": total},
                 }
         return values
-
-
-def _validate_kl_in_reward(loss: ClippedPGLossConfig) -> None:
-    if not loss.use_kl_in_reward:
-        return
-    if loss.force_on_policy_ratio:
-        raise ValueError(
-            "loss_fn.use_kl_in_reward needs the log-probs before the update, which "
-            "loss_fn.force_on_policy_ratio=true does without: set one of the two to "
-            "false."
-        )
-    if loss.reference_policy_kl_penalty == 0:
-        raise ValueError(
-            "loss_fn.use_kl_in_reward=true has nothing to subtract while "
-            "loss_fn.reference_policy_kl_penalty=0: raise that, such as to 0.01."
-        )

@@ -72,6 +72,20 @@ class ClippedPGLossConfig(BaseConfig):
         return self.reference_policy_kl_penalty > 0 and not self.use_kl_in_reward
 
     @model_validator(mode="after")
+    def _kl_in_reward_fits(self) -> Self:
+        if self.use_kl_in_reward and self.force_on_policy_ratio:
+            raise ValueError(
+                "use_kl_in_reward=true needs the log-probs before the update, which "
+                "force_on_policy_ratio=true does without: set one of the two to false."
+            )
+        if self.use_kl_in_reward and self.reference_policy_kl_penalty == 0:
+            raise ValueError(
+                "use_kl_in_reward=true has nothing to subtract while "
+                "reference_policy_kl_penalty=0: raise that, such as to 0.01."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ratios_fit(self) -> Self:
         if self.sequence_level_importance_ratios and self.token_level_loss:
             raise ValueError(

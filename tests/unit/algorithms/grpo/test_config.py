@@ -220,8 +220,13 @@ def test_a_wrong_size_is_reported_as_such() -> None:
 
 
 def test_one_response_cannot_be_compared() -> None:
-    with pytest.raises(ConfigurationError, match="greater than or equal to 2"):
+    with pytest.raises(ConfigurationError, match="raise it to at least 2"):
         GRPOConfig(num_generations_per_prompt=1)
+    alone = {"name": "reinforce_plus_plus", "minus_baseline": False}
+    section = GRPOConfig(num_generations_per_prompt=1, adv_estimator=alone)
+    assert section.num_generations_per_prompt == 1
+    with pytest.raises(ConfigurationError, match="without dynamic sampling"):
+        section.merged({"use_dynamic_sampling": True})
 
 
 def test_the_seeds_invalid_recipe_is_a_value_error() -> None:
@@ -261,15 +266,6 @@ def test_more_prompts_are_sampled_only_where_some_are_left_out() -> None:
         batch_multiplier=1.5, use_dynamic_sampling=True, num_prompts_per_step=5
     )
     assert section.prompts_per_batch == 7
-
-
-def test_divergence_in_the_reward_needs_a_penalty_and_the_policy_before() -> None:
-    loss = {"use_kl_in_reward": True}
-    with pytest.raises(ConfigurationError, match="force_on_policy_ratio"):
-        recipe(loss_fn={**loss, "force_on_policy_ratio": True})
-    with pytest.raises(ConfigurationError, match="nothing to subtract"):
-        recipe(loss_fn={**loss, "reference_policy_kl_penalty": 0})
-    assert recipe(loss_fn=loss).loss_fn.use_kl_in_reward
 
 
 def test_the_longest_response_is_that_of_generation() -> None:

@@ -43,6 +43,14 @@ BAND = {
             "use 'icepop'",
         ),
         ({"truncated_importance_sampling_type": "icpop"}, "Did you mean icepop"),
+        (
+            {"use_kl_in_reward": True, "force_on_policy_ratio": True},
+            "set one of the two to false",
+        ),
+        (
+            {"use_kl_in_reward": True, "reference_policy_kl_penalty": 0},
+            "nothing to subtract",
+        ),
         ({"ratio_clip_min": 1.5}, "less than or equal to 1"),
         ({"entropy_coef": -0.1}, "greater than or equal to 0"),
     ],
