@@ -1,4 +1,4 @@
-"""Token log-probabilities from logits whose vocabulary is split over ranks.
+"""Log-probabilities and entropies from logits whose vocabulary is split over ranks.
 
 Knows tensors and one process group; no model, no loss. Padding columns beyond the real
 vocabulary are masked, so they take no probability.
@@ -45,6 +45,37 @@ class _VocabParallelLogprobs(torch.autograd.Function):
         return grad_logits, None, None, None
 
 
+class _VocabParallelEntropy(torch.autograd.Function):
+    """-sum p ln p with the sum over all shards of the vocabulary.
+
+    With shifted logits z and Z = sum e^z it is ln Z - sum(e^z z) / Z, and its slope
+    with respect to a logit is -p (ln p + entropy). Two collectives on [T] tensors
+    where there is a group; every rank of it must call it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, group: Any) -> Tensor:  # type: ignore[override]
+        peak = logits.max(dim=-1).values
+        if group is not None:
+            dist.all_reduce(peak, op=dist.ReduceOp.MAX, group=group)
+        shifted = logits - peak[:, None]
+        exps = shifted.exp()
+        total = exps.sum(-1)
+        sums = torch.stack([total, exps.mul_(shifted).sum(-1)])
+        if group is not None:
+            dist.all_reduce(sums, group=group)
+        log_total = sums[0].log()
+        entropy = log_total - sums[1] / sums[0]
+        ctx.save_for_backward(shifted.sub_(log_total[:, None]), entropy)
+        return entropy
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        logprobs, entropy = ctx.saved_tensors
+        slope = logprobs.exp().mul_(logprobs + entropy[:, None])
+        return slope.mul_(-grad[:, None]), None
+
+
 def token_logprobs(
     logits: Tensor,
     targets: Tensor,
@@ -66,15 +97,41 @@ def token_logprobs(
     Returns:
         [T] fp32, differentiable with respect to ``logits``.
     """
-    size = 1 if tp_group is None else tp_group.size()
-    width = logits.shape[-1]
-    start = 0 if size == 1 else tp_group.rank() * width
-    logits = mask_padding(logits.float(), vocab_size - start)
-    if temperature != 1.0:
-        logits = logits / temperature
-    if size == 1:
+    logits, start, divided = _prepare(logits, vocab_size, temperature, tp_group)
+    if not divided:
         return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
     return _VocabParallelLogprobs.apply(logits, targets, start, tp_group)
+
+
+def token_entropy(
+    logits: Tensor, *, vocab_size: int, temperature: float = 1.0, tp_group: Any = None
+) -> Tensor:
+    """Entropy in nats of the distribution that each token is drawn from.
+
+    Args:
+        logits: as for ``token_logprobs``.
+        vocab_size: the real vocabulary; later columns are padding.
+        temperature: logits are divided by it, as the sampler does.
+        tp_group: tensor-parallel group, None or size 1 for an undivided vocabulary.
+
+    Returns:
+        [T] fp32, between 0 and ln(vocab_size), differentiable with respect to
+        ``logits``.
+    """
+    logits, _, divided = _prepare(logits, vocab_size, temperature, tp_group)
+    return _VocabParallelEntropy.apply(logits, tp_group if divided else None)
+
+
+def _prepare(
+    logits: Tensor, vocab_size: int, temperature: float, tp_group: Any
+) -> tuple[Tensor, int, bool]:
+    """Logits as the sampler sees them, the shard's first token, are there others."""
+    divided = tp_group is not None and tp_group.size() > 1
+    start = tp_group.rank() * logits.shape[-1] if divided else 0
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    return mask_padding(logits, vocab_size - start), start, divided
 
 
 def mask_padding(logits: Tensor, valid: int) -> Tensor:

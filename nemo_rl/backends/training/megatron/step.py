@@ -16,8 +16,13 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from nemo_rl.backends.training.base import Batch, LossFunction, ModelOutput
-from nemo_rl.backends.training.logprobs import token_logprobs
+from nemo_rl.backends.training.base import (
+    Batch,
+    LossFunction,
+    ModelOutput,
+    needs_entropy,
+)
+from nemo_rl.backends.training.logprobs import token_entropy, token_logprobs
 
 _NEVER_PADDED = ("global_valid_tokens", "global_valid_seqs")
 
@@ -126,9 +131,14 @@ def _forward(
 
 
 def _output(
-    context: ForwardContext, micro: Batch, select: Tensor, logits: Tensor
+    context: ForwardContext,
+    micro: Batch,
+    select: Tensor,
+    logits: Tensor,
+    *,
+    entropy: bool = False,
 ) -> ModelOutput:
-    """Scatter the selected positions' log-probs to [b, S]; entry t is token t's."""
+    """Scatter the selected positions' values to [b, S]; entry t is token t's."""
     if context.scored:
         nothing = logits.new_full(select.shape, torch.nan)
         return ModelOutput(nothing, scores=logits[0, :, 0].float())
@@ -136,22 +146,23 @@ def _output(
     shifted[:, 1:] = select[:, :-1]
     targets = micro["input_ids"][shifted]
     chunk = context.chunk or len(targets)
-    values = torch.cat(
-        [
-            token_logprobs(
-                part,
-                target,
-                vocab_size=context.vocab_size,
-                temperature=context.temperature,
-                tp_group=parallel_state.get_tensor_model_parallel_group(),
-            )
-            for part, target in zip(
-                logits[0].split(chunk), targets.split(chunk), strict=True
-            )
-        ]
-    )
-    dense = values.new_zeros(select.shape)
-    return ModelOutput(logprobs=dense.masked_scatter(shifted, values))
+    parts = logits[0].split(chunk)
+    settings: dict[str, Any] = {
+        "vocab_size": context.vocab_size,
+        "temperature": context.temperature,
+        "tp_group": parallel_state.get_tensor_model_parallel_group(),
+    }
+
+    def dense(values: list[Tensor]) -> Tensor:
+        joined = torch.cat(values)
+        return joined.new_zeros(select.shape).masked_scatter(shifted, joined)
+
+    logprobs = [
+        token_logprobs(part, target, **settings)
+        for part, target in zip(parts, targets.split(chunk), strict=True)
+    ]
+    entropies = [token_entropy(part, **settings) for part in parts if entropy]
+    return ModelOutput(dense(logprobs), dense(entropies) if entropy else None)
 
 
 def forward_backward(
@@ -167,9 +178,8 @@ def forward_backward(
     """
 
     def loss(micro: Batch, select: Tensor, logits: Tensor) -> tuple[Any, ...]:
-        share, metrics = _call_loss(
-            loss_fn, micro, _output(context, micro, select, logits)
-        )
+        output = _output(context, micro, select, logits, entropy=needs_entropy(loss_fn))
+        share, metrics = _call_loss(loss_fn, micro, output)
         # Clones: the schedule may scale the loss tensor in place afterwards.
         report = {key: value.detach().clone() for key, value in metrics.items()}
         report["loss"] = share.detach().clone()
