@@ -35,6 +35,8 @@ class Policy(PolicyInterface):
         config: the policy section (a mapping, a ``PolicyConfig``, or a whole recipe).
         tokenizer: supplies the stop token; None leaves only configured stops.
         keep_reference: keep the initial weights for ``get_reference_logprobs``.
+        teacher: folder or name of a model of the same vocabulary to learn from, which
+            the workers hold under the policy's layout; None without one.
         seed: for the workers' generators.
         threads: CPU threads of each worker.
 
@@ -49,6 +51,7 @@ class Policy(PolicyInterface):
         tokenizer: Any = None,
         *,
         keep_reference: bool = True,
+        teacher: str | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Policy(PolicyInterface):
                 "tokenizer_folder": self.config.tokenizer.name
                 or str(self.model_folder),
                 "keep_reference": keep_reference,
+                "teacher_folder": str(resolve_model(teacher)) if teacher else None,
                 "seed": seed,
                 "threads": threads,
             },

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from nemo_rl.backends.training.base import (
     EngineConfig,
     LossFunction,
     rows_per_sample,
+    teacher_topk,
 )
 from nemo_rl.converters.families import model_spec, score_config
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
+from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class MegatronBackend:
@@ -77,6 +80,7 @@ class MegatronBackend:
         self.model, transformer = build_model(self.spec, policy, self.platform)
         load_hf_weights(self.model, self.spec, self.model_folder, seed=config.seed)
         self._reference = self._copy_weights() if config.keep_reference else None
+        self._teacher = self._build_teacher(config.teacher_folder)
         self.ddp = wrap_ddp(self.model, transformer, policy)
         self.optimizer = build_optimizer(policy, self.ddp)
 
@@ -101,6 +105,8 @@ class MegatronBackend:
         rate = set_learning_rate(self.optimizer, self.config, self.updates)
         size = self.config.train_micro_batch_size * rows_per_sample(loss_fn)
         micro = self._micro_batches(batch, size)
+        if (count := teacher_topk(loss_fn)) is not None:
+            step.add_teacher(self._teacher_context(), micro, count)
         results = step.forward_backward(self._context(), micro, loss_fn)
         successful, grad_norm, _ = self.optimizer.step()
         self.updates += 1
@@ -193,6 +199,35 @@ class MegatronBackend:
             chunk=self.config.logprob_chunk_size,
             scored=self.spec.scored,
         )
+
+    def _build_teacher(self, folder: Path | None) -> Any:
+        """A second model under the same layout, for looking at only."""
+        if folder is None:
+            return None
+        from nemo_rl.backends.training.megatron.model import (
+            build_model,
+            load_hf_weights,
+        )
+
+        source = str(folder / "config.json")
+        spec = model_spec(read_hf_config(folder), source=source)
+        if spec.vocab_size != self.spec.vocab_size:
+            raise ConfigurationError(
+                f"the teacher {folder} has a vocabulary of {spec.vocab_size} tokens, "
+                f"the policy one of {self.spec.vocab_size}: a distribution over tokens "
+                "can only be learned from a model of the same tokenizer."
+            )
+        model, _ = build_model(spec, self.config, self.platform)
+        load_hf_weights(model, spec, folder)
+        return model.requires_grad_(requires_grad=False).eval()
+
+    def _teacher_context(self) -> Any:
+        if self._teacher is None:
+            raise ConfigurationError(
+                "the loss asks for a teacher, and this policy was made without one: "
+                "give Policy a teacher."
+            )
+        return replace(self._context(), model=self._teacher)
 
     def _config_changes(self) -> dict[str, Any]:
         """What the model's config.json says otherwise than the base model's."""

@@ -22,7 +22,11 @@ from nemo_rl.backends.training.base import (
     ModelOutput,
     needs_entropy,
 )
-from nemo_rl.backends.training.logprobs import token_entropy, token_logprobs
+from nemo_rl.backends.training.logprobs import (
+    likeliest_tokens,
+    token_entropy,
+    token_logprobs,
+)
 
 _NEVER_PADDED = ("global_valid_tokens", "global_valid_seqs")
 
@@ -155,14 +159,18 @@ def _output(
 
     def dense(values: list[Tensor]) -> Tensor:
         joined = torch.cat(values)
-        return joined.new_zeros(select.shape).masked_scatter(shifted, joined)
+        out = joined.new_zeros(*select.shape, *joined.shape[1:])
+        return out.index_put((shifted.nonzero(as_tuple=True)), joined)
 
-    logprobs = [
-        token_logprobs(part, target, **settings)
-        for part, target in zip(parts, targets.split(chunk), strict=True)
-    ]
+    def of(targets: Tensor) -> list[Tensor]:
+        pairs = zip(parts, targets.split(chunk), strict=True)
+        return [token_logprobs(part, target, **settings) for part, target in pairs]
+
     entropies = [token_entropy(part, **settings) for part in parts if entropy]
-    return ModelOutput(dense(logprobs), dense(entropies) if entropy else None)
+    topk = None
+    if "teacher_ids" in micro:
+        topk = dense(of(micro["teacher_ids"][shifted]))
+    return ModelOutput(dense(of(targets)), dense(entropies) if entropy else None, topk)
 
 
 def forward_backward(
@@ -224,6 +232,45 @@ def forward_only(
     if not results:
         return None
     return torch.cat([r["values"] for r in results])[:rows].float().cpu()
+
+
+@torch.no_grad()
+def add_teacher(
+    context: ForwardContext, micro_batches: list[dict[str, Tensor]], count: int
+) -> None:
+    """Add what a teacher finds likeliest to micro-batches, on the last stage.
+
+    Args:
+        context: of the teacher.
+        micro_batches: get ``teacher_ids`` [b, S, K] int64 and ``teacher_logprobs``
+            [b, S, K] fp32; entry t speaks of what may stand in place of token t.
+        count: K.
+    """
+
+    def collect(select: Tensor, logits: Tensor) -> tuple[Any, ...]:
+        ids, values = likeliest_tokens(
+            logits[0],
+            count,
+            vocab_size=context.vocab_size,
+            temperature=context.temperature,
+            tp_group=parallel_state.get_tensor_model_parallel_group(),
+        )
+        shifted = torch.zeros_like(select)
+        shifted[:, 1:] = select[:, :-1]
+        found = {}
+        for name, part in (("teacher_ids", ids), ("teacher_logprobs", values)):
+            found[name] = part.new_zeros(*select.shape, part.shape[-1])
+            found[name][shifted] = part
+        zero = values.new_zeros(())
+        return zero, zero.int(), found
+
+    def step(iterator: Iterator[dict[str, Tensor]], model: Any) -> tuple[Tensor, Any]:
+        logits, _, select = _forward(context, iterator, model)
+        return logits, partial(collect, select)
+
+    results = _run_schedule(context, micro_batches, step, forward_only=True)
+    for micro, found in zip(micro_batches, results, strict=bool(results)):
+        micro |= found
 
 
 def _run_schedule(
