@@ -17,7 +17,7 @@ import torch
 from nemo_rl.config.data import DataConfig
 from nemo_rl.data.llm_message_utils import render_prompt
 from nemo_rl.data.rows import RowReader
-from nemo_rl.data.sources import describe_row, fingerprint, open_rows
+from nemo_rl.data.sources import describe_row, fingerprint, open_data
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError, DataError
 from nemo_rl.utils.seeding import derive_seed
@@ -77,18 +77,9 @@ class DataModule:
         if isinstance(dataset, DataModule):
             val_dataset = dataset._val_rows if val_dataset is None else val_dataset
             dataset = dataset._rows
-        self._rows = open_rows(
-            dataset, config.dataset_name, config.dataset_kwargs, search_dir
+        self._rows, self._val_rows = open_data(
+            config, dataset, val_dataset, seed=self.seed, search_dir=search_dir
         )
-        self._val_rows: Any = None
-        if val_dataset is not None or config.val_dataset_name is not None:
-            self._val_rows = open_rows(
-                val_dataset,
-                config.val_dataset_name,
-                config.val_dataset_kwargs,
-                search_dir,
-                split="validation",
-            )
         self._epoch = 0
         self._position = 0
         self._fingerprint: str | None = None
