@@ -4,9 +4,10 @@ import pytest
 
 
 @pytest.fixture
-def datasets(tmp_path, monkeypatch):
-    """The datasets library, writing what it converts below the test's folder."""
+def datasets(tmp_path_factory, monkeypatch):
+    """The datasets library, writing what it converts beside the test's folder."""
     library = pytest.importorskip("datasets")
-    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", cache)
     library.disable_progress_bars()
     return library
