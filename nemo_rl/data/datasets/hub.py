@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nemo_rl.data.datasets.files import READERS, open_file
 from nemo_rl.data.datasets.views import NamedRows
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
 from nemo_rl.utils.imports import require
@@ -41,6 +42,10 @@ def open_folder(path: Path, split: str | None = None, **kwargs: Any) -> Any:
             "or what save_to_disk() of the datasets library writes."
         ) from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # The library does not say in which file; reading each on its own does.
+        for file in sorted(path.rglob("*")):
+            if file.suffix.lower() in READERS:
+                open_file(file)
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
 
 

@@ -111,7 +111,7 @@ class JsonlDataset:
             ) from error
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{self.describe_row(idx)}: not JSON ({error.msg} at column "
+                f"{self.describe_row(idx)}: not JSON ({error.msg}, column "
                 f"{error.colno})."
             ) from error
         if not isinstance(row, dict):

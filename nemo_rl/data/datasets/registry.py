@@ -64,6 +64,8 @@ def load_dataset(name: str, /, *, search_dir: Path | str | None = None, **kwargs
         ConfigurationError: No dataset of that name, or it has not these arguments.
         DataError: The file or folder holds no usable rows.
     """
+    if not name:
+        raise ConfigurationError("data.dataset_name is empty: name a dataset, or null.")
     factory = _factory(name)
     if factory is not None:
         if isinstance(kwargs.get("path"), str):

@@ -1,9 +1,13 @@
 """Names to rows; the hub is not asked."""
 
+from pathlib import Path
+
 import pytest
 
 from nemo_rl.data.datasets import load_dataset, register_dataset
-from nemo_rl.data.datasets.registry import dataset_names, takes_split
+from nemo_rl.data.datasets.catalogue import PUBLISHED
+from nemo_rl.data.datasets.mixture import MixtureDataset, Source
+from nemo_rl.data.datasets.registry import _BUILT_IN, dataset_names, takes_split
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
 
 
@@ -58,3 +62,20 @@ def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ConfigurationError, match="aritmetic.*mean arithmetic?") as slip:
         load_dataset("aritmetic")
     assert "hub" not in str(slip.value)
+
+
+def test_the_page_lists_every_dataset():
+    page = (Path(__file__).parents[4] / "docs/data.md").read_text()
+    table = page.partition("## Datasets by name")[2].partition("\n\nLicences")[0]
+    cells = [
+        tuple(cell.strip(" `") for cell in line.strip("|").split("|"))
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    listed = {name: (shapes, hub, licence) for name, shapes, hub, licence in cells}
+    assert sorted(listed) == sorted({*PUBLISHED, *_BUILT_IN}), "docs/data.md"
+    for name, entry in PUBLISHED.items():
+        assert listed[name] == (", ".join(entry.shapes), entry.hub, entry.licence)
+    assert "7473 and 2491 samples" in page
+    sources = [Source("a", range(7473), 3), Source("b", range(1000), 1)]
+    assert MixtureDataset(sources).counts == [7473, 2491]
