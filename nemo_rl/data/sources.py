@@ -102,7 +102,8 @@ def open_rows(
     """Return an object with len() and [index] for whatever names a dataset."""
     if dataset is None and name is None:
         raise ConfigurationError(
-            "No dataset: set data.dataset_name, or pass dataset= to fit() or train()."
+            "No dataset: set data.dataset_name or data.mixture, or pass dataset= to "
+            "fit() or train()."
         )
     if dataset is None or isinstance(dataset, (str, Path)):
         given = str(name if dataset is None else dataset)

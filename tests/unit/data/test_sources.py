@@ -4,9 +4,11 @@ import itertools
 import json
 
 import pytest
+import torch
 
 from nemo_rl.config.data import DataConfig
 from nemo_rl.data.datasets.mixture import MixtureDataset, Source
+from nemo_rl.data.interfaces import DatasetInterface
 from nemo_rl.data.module import DataModule
 from nemo_rl.data.sources import describe_row, fingerprint, open_data, open_rows
 from nemo_rl.utils.exceptions import CheckpointError, DataError
@@ -131,3 +133,26 @@ def test_how_often_a_source_occurs_is_a_part_of_the_fingerprint():
         )
 
     assert fingerprint(parts(["x"])) != fingerprint(parts(["x", "x"]))
+
+
+def test_preferences_serve_as_prompts():
+    data = DataModule("arithmetic_preferences", CHAT)
+    batch = next(data.batches(2))
+    assert [m["role"] for m in batch["messages"][0]] == ["system", "user"]
+    assert set(batch["row"][0]) == {"prompt", "chosen", "rejected", "task_name"}
+
+
+def test_rows_of_tokens_are_handed_on_as_they_are():
+    class Tokens(DatasetInterface):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, idx):
+            ids = torch.arange(idx + 2)
+            mask = torch.ones_like(ids)
+            return {"input_ids": ids, "attention_mask": mask, "labels": ids}
+
+    rows, held_out = open_data(DataConfig(split_validation_size=1), Tokens())
+    assert (len(rows), len(held_out)) == (2, 1)
+    assert {len(row["input_ids"]) for row in [*rows, *held_out]} == {2, 3, 4}
+    assert torch.equal(held_out[0]["labels"], held_out[0]["input_ids"])
