@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from nemo_rl.data.datasets import chat_rows, math_rows
 from nemo_rl.data.datasets.files import open_file
-from nemo_rl.data.datasets.hub import how_to_copy, open_folder, open_hub
+from nemo_rl.data.datasets.hub import how_to_copy, is_saved, open_folder, open_hub
 from nemo_rl.data.datasets.views import ChosenRows, JoinedRows, RewrittenRows
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
 from nemo_rl.utils.suggest import did_you_mean
@@ -129,6 +129,9 @@ PUBLISHED: dict[str, Published] = {
 """Name -> dataset. The hub's own name of each is known too."""
 
 
+_COPY = "data.dataset_kwargs.path"
+
+
 def published(name: str) -> str | None:
     """Return the short name of a dataset of the table, however it is spelt, or None."""
     wanted = name.lower()
@@ -151,8 +154,8 @@ def open_published(
     Args:
         name: Its short name.
         split: "train", "validation" or the dataset's own name of a split.
-        path: A copy on this machine, as a folder or a file; None asks the hub and its
-            cache.
+        path: A copy on this machine: a folder; or a file, or a table that was saved
+            alone, which is the split itself. None asks the hub and its cache.
         shape: "prompts", "conversations" or "preferences"; None: its first.
         size: At most this many rows, from the beginning.
 
@@ -186,20 +189,22 @@ def open_published(
 def _open(entry: Published, split: str, path: str | Path | None) -> Any:
     if path is None:
         parts = [
-            open_hub(entry.hub, split, **arguments) for arguments in _subsets(entry)
+            open_hub(entry.hub, split, setting=_COPY, **arguments)
+            for arguments in _subsets(entry)
         ]
     else:
         place = Path(path).expanduser()
         if not place.exists():
             raise DataError(
                 f"The copy {str(path)!r} of {entry.hub} does not exist. "
-                f"{how_to_copy(entry.hub)}"
+                f"{how_to_copy(entry.hub, _COPY)}"
             )
         if place.is_file():
             return open_file(place)
         # A copy has its page, which lists the subsets; a converted one is whole.
-        arguments = _subsets(entry) if (place / "README.md").is_file() else [{}]
-        parts = [open_folder(place, split, **argument) for argument in arguments]
+        whole = is_saved(place) or not (place / "README.md").is_file()
+        subsets = [{}] if whole else _subsets(entry)
+        parts = [open_folder(place, split, **arguments) for arguments in subsets]
     return parts[0] if len(parts) == 1 else JoinedRows(parts)
 
 

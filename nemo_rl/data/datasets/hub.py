@@ -29,7 +29,7 @@ def open_folder(path: Path, split: str | None = None, **kwargs: Any) -> Any:
     Raises:
         DataError: It holds no data, has no such split, or a file cannot be read.
     """
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+    if is_saved(path):
         return _saved(path, split)
     datasets = require("datasets")
     try:
@@ -49,8 +49,18 @@ def open_folder(path: Path, split: str | None = None, **kwargs: Any) -> Any:
         raise DataError(f"{path} cannot be read: {_reason(error)}") from error
 
 
+def is_saved(path: Path) -> bool:
+    """Return whether ``save_to_disk`` of the datasets library wrote a folder."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
 def open_hub(
-    hub: str, split: str | None = None, *, instead: str = "", **kwargs: Any
+    hub: str,
+    split: str | None = None,
+    *,
+    instead: str = "",
+    setting: str = "data.dataset_name",
+    **kwargs: Any,
 ) -> Any:
     """Return one split of a dataset on the hub, or of its copy in the cache.
 
@@ -58,6 +68,7 @@ def open_hub(
         hub: "owner/name".
         split: Which; "train" when None.
         instead: What else the name could have been, for the message.
+        setting: Key that takes the folder of a copy, for the message.
         **kwargs: Arguments of ``datasets.load_dataset``, such as ``name``.
 
     Raises:
@@ -72,7 +83,7 @@ def open_hub(
     except OSError as error:
         raise ConfigurationError(
             f"No dataset {hub!r}: {instead}not in the cache, and the Hugging Face hub "
-            f"gave none ({_reason(error)}). {how_to_copy(hub)}"
+            f"gave none ({_reason(error)}). {how_to_copy(hub, setting)}"
         ) from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
@@ -80,12 +91,12 @@ def open_hub(
         ) from error
 
 
-def how_to_copy(name: str) -> str:
+def how_to_copy(name: str, setting: str) -> str:
     """Say how to get a copy of a dataset onto a machine without network."""
     leaf = name.rpartition("/")[2]
     return (
         f"Where there is a network: hf download {name} --repo-type dataset --local-dir "
-        f"{leaf}; then give that folder."
+        f"{leaf}; then set {setting} to that folder."
     )
 
 

@@ -205,6 +205,15 @@ def test_a_copy_may_be_saved_or_a_file(tmp_path, datasets):
         read[2]
 
 
+def test_a_saved_copy_with_a_page_is_read_once(tmp_path, datasets):
+    table = datasets.Dataset.from_list(LAYOUTS["math"][1])
+    saved = datasets.DatasetDict({"train": table, "test": table})
+    saved.save_to_disk(str(tmp_path))
+    (tmp_path / "README.md").write_text("MATH")
+    for split in ("train", "validation"):
+        assert len(load_dataset("math", path=str(tmp_path), split=split)) == 1
+
+
 def test_names():
     assert published("OpenMathInstruct-2") == published("nvidia/openmathinstruct-2")
     assert published("DeepScaler") == "deepscaler" and published("squad") is None
@@ -212,7 +221,8 @@ def test_names():
 
 def test_what_a_published_dataset_is_not(tmp_path, datasets):
     with pytest.raises(
-        ConfigurationError, match="hf download openai/gsm8k --repo-type"
+        ConfigurationError,
+        match="hf download openai/gsm8k --repo-type .* data.dataset_kwargs.path",
     ):
         load_dataset("gsm8k")
     with pytest.raises(

@@ -57,6 +57,7 @@ def test_the_hub_that_cannot_be_reached_says_how_to_copy(datasets):
     with pytest.raises(ConfigurationError, match="the Hugging Face hub gave none") as e:
         open_hub("owner/name")
     assert "hf download owner/name --repo-type dataset --local-dir name" in str(e.value)
+    assert str(e.value).endswith("then set data.dataset_name to that folder.")
 
 
 def test_splits_of_a_dictionary():
