@@ -5,6 +5,9 @@ The columns and splits are those that each dataset's page on the Hugging Face hu
 downloaded, so whether the pages still say so is not tested.
 """
 
+import gzip
+import json
+
 import pytest
 
 from nemo_rl.data.datasets import load_dataset
@@ -149,16 +152,33 @@ LAYOUTS = {
 
 
 def copied(folder, name, datasets):
-    """Write what `hf download --local-dir` would: data files, and the page."""
+    """Write what `hf download --local-dir` would: data files, and mostly the page."""
     subsets, rows, _ = LAYOUTS[name]
+    folder.mkdir()
+    if name == "deepscaler":  # one list, no split in its name
+        (folder / "deepscaler.json").write_text(json.dumps(rows))
+        return folder
+    if name == "helpsteer2":  # compressed lines, beside other subsets' folders
+        other = [{"split": "train", "prompt": "Hi", "response_1": "No"}]
+        for file, content in (
+            ("train", rows),
+            ("validation", rows),
+            ("preference/preference", other),
+            ("disagreements/disagreements", other),
+        ):
+            path = folder / f"{file}.jsonl.gz"
+            path.parent.mkdir(exist_ok=True)
+            lines = "".join(json.dumps(row) + "\n" for row in content)
+            path.write_bytes(gzip.compress(lines.encode()))
+        return folder
     table = datasets.Dataset.from_list(rows)
     page = ["---", "configs:"]
     for subset, splits in subsets.items():
         below = subset or "data"
+        (folder / below).mkdir()
         page += [f"- config_name: {subset or 'default'}", "  data_files:"]
         for split in splits:
             page += [f"  - split: {split}", f"    path: {below}/{split}-*"]
-            (folder / below).mkdir(parents=True, exist_ok=True)
             table.to_parquet(str(folder / below / f"{split}-00000-of-00001.parquet"))
     (folder / "README.md").write_text("\n".join([*page, "---", ""]))
     return folder
