@@ -86,7 +86,8 @@ def _validate_inputs(
             "for example 'smollm2-135m-instruct'."
         )
     data = plain(kwargs.get("data") or {})
-    if dataset is None and not (data.get("dataset_name") or kwargs.get("dataset_name")):
+    named = [d.get(key) for d in (data, kwargs) for key in ("dataset_name", "mixture")]
+    if dataset is None and not any(named):
         raise ConfigurationError(
             "dataset is missing: pass a name, a path, a list of rows or a dataset."
         )

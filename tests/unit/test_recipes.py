@@ -58,7 +58,7 @@ def keys(cls: type[BaseConfig], prefix: str = "") -> set[str]:
         if path in SECOND_PLACES or (field.description or "").startswith(unused):
             continue
         section = section_in(field.annotation)
-        if section is None or path == "policy.scheduler":
+        if section is None or path in ("policy.scheduler", "data.mixture"):
             found.add(path)
         else:
             found |= keys(section, f"{path}.")
