@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nemo_rl.backends.training.logprobs import (
+    likeliest_tokens,
     mask_padding,
     token_entropy,
     token_logprobs,
@@ -125,6 +126,37 @@ def test_entropy_of_even_certain_and_no_distributions():
     assert token_entropy(torch.zeros(0, 4), vocab_size=4).shape == (0,)
 
 
+def check_likeliest(shard, rank, width, temperature, **fields):
+    """Ids, log-probs and the gradient of K tokens per row, against the whole."""
+    logits, _, _ = case(width)
+    whole = logits[:, :VOCAB].double().requires_grad_(True)
+    want = torch.log_softmax(whole / temperature, -1).topk(4, dim=-1)
+    settings = {"vocab_size": VOCAB, "temperature": temperature, **fields}
+    ids, values = likeliest_tokens(shard, 4, **settings)
+    assert torch.equal(ids, want.indices)
+    torch.testing.assert_close(values, want.values.detach().float())
+    weights = torch.arange(4.0)
+    (want.values * weights).sum().backward()
+    shard = shard.clone().requires_grad_(True)
+    (token_logprobs(shard, ids, **settings) * weights).sum().backward()
+    full = torch.zeros(TOKENS, width).index_copy(
+        1, torch.arange(VOCAB), whole.grad.float()
+    )
+    part = full.split(shard.shape[-1], dim=-1)[rank]
+    torch.testing.assert_close(shard.grad, part, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [VOCAB, 16])
+def test_the_likeliest_tokens_of_an_undivided_vocabulary(width):
+    check_likeliest(case(width)[0], 0, width, 0.7)
+
+
+def test_more_tokens_than_there_are_is_all_of_them():
+    ids, values = likeliest_tokens(case(16)[0], 99, vocab_size=VOCAB)
+    assert ids.sort(-1).values.tolist() == [list(range(VOCAB))] * TOKENS
+    torch.testing.assert_close(values.exp().sum(-1), torch.ones(TOKENS))
+
+
 def _sharded(rank, width, temperature):
     import torch.distributed as dist
 
@@ -148,6 +180,7 @@ def _sharded(rank, width, temperature):
     shard_grad = grad.chunk(rank.world_size, dim=-1)[rank.rank]
     fields = {"temperature": temperature, "tp_group": dist.group.WORLD}
     check_entropy(shard, weights, want, shard_grad, **fields)
+    check_likeliest(shard, rank.rank, width, temperature, tp_group=dist.group.WORLD)
     return shard.shape[-1]
 
 
