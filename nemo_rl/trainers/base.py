@@ -212,7 +212,7 @@ class BaseTrainer:
             self.section.max_num_steps,
             self.section.max_num_epochs * self.steps_per_epoch,
         )
-        scored = reward_fn is not None or config.env.reward_fn or config.env.name
+        scored = reward_fn is not None or config.env.reward_fn or config.env.chosen
         self.environment = None
         if scored or self.needs_reward:
             self.environment = make_environment(
@@ -221,6 +221,9 @@ class BaseTrainer:
                 default=self.data.default_environment,
                 search_dir=config.recipe_dir,
             )
+            # A user's own need not be a subclass of ours.
+            end = getattr(self.environment, "shutdown", None)
+            self._teardown_steps += [end] if end is not None else []
         self.validation = ValidationRunner(
             self._evaluate,
             lambda: self.data.validation_batches(

@@ -12,7 +12,9 @@ from nemo_rl.utils.suggest import did_you_mean
 
 _BUILT_IN: dict[str, str] = {
     "arithmetic": "nemo_rl.data.datasets.arithmetic:ArithmeticDataset",
+    "reasoning_gym": "nemo_rl.data.datasets.reasoning_gym:ReasoningGymDataset",
     "reverse_digits": "nemo_rl.data.datasets.reverse:ReverseDigitsDataset",
+    "sliding_puzzle": "nemo_rl.data.datasets.sliding_puzzle:SlidingPuzzleDataset",
 }
 _registered: dict[str, Callable[..., Any]] = {}
 
