@@ -16,6 +16,7 @@ from nemo_rl.api.functional import (
     trainer_class,
 )
 from nemo_rl.config.base import merge, plain
+from nemo_rl.config.environment import SECTIONS
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _validate_inputs(
         and not isinstance(dataset, (str, type(None)))
     ):
         env = plain(kwargs.get("env") or {})
-        if not (env.get("name") or env.get("reward_fn") or env.get("math")):
+        if not any(env.get(key) for key in ("name", "reward_fn", *SECTIONS)):
             raise ConfigurationError(
                 "reward_fn is missing: these rows bring no reward of their own. Pass "
                 "a function (prompt, response) -> float."

@@ -118,9 +118,6 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ("LoggerConfig", "swanlab_enabled"): Refusal(
         _on, "Use tensorboard_enabled, wandb_enabled or mlflow_enabled."
     ),
-    ("GRPOConfig", "max_rollout_turns"): Refusal(
-        _above_one, "Keep it at 1: one response per prompt."
-    ),
     ("AsyncGRPOConfig", "enabled"): Refusal(
         _on, "Set it to false: generation and training take turns."
     ),

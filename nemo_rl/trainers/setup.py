@@ -118,7 +118,7 @@ class TrainerSetup:
 
     def _setup_environment(self, reward_fn: Any) -> None:
         env = self.config.env
-        scored = reward_fn is not None or env.reward_fn or env.name
+        scored = reward_fn is not None or env.reward_fn or env.chosen
         self.environment = None
         if scored and self.needs_reward is False:
             raise ConfigurationError(
@@ -132,6 +132,9 @@ class TrainerSetup:
                 default=self.data.default_environment,
                 search_dir=self.config.recipe_dir,
             )
+            # A user's own need not be a subclass of ours.
+            end = getattr(self.environment, "shutdown", None)
+            self._teardown_steps += [end] if end is not None else []
 
     def _setup_checkpointing(self) -> None:
         self._resumed = None

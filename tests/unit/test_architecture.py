@@ -53,6 +53,7 @@ TESTED_ELSEWHERE = {
     ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
+    "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""

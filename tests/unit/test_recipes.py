@@ -21,7 +21,6 @@ SECOND_PLACES = {
     "policy.megatron_cfg.scheduler",
     "policy.megatron_cfg.distributed_data_parallel_config.overlap_grad_reduce",
     "policy.megatron_cfg.distributed_data_parallel_config.overlap_param_gather",
-    "env.math",
     "dpo.reference_policy_kl_penalty",
 }
 # What only algorithms that sample have.
@@ -58,7 +57,11 @@ def keys(cls: type[BaseConfig], prefix: str = "") -> set[str]:
         if path in SECOND_PLACES or (field.description or "").startswith(unused):
             continue
         section = section_in(field.annotation)
-        if section is None or path in ("policy.scheduler", "data.mixture"):
+        # A section of env chooses the environment by being there.
+        whole = path in ("policy.scheduler", "data.mixture") or (
+            path.startswith("env.") and field.default is None
+        )
+        if section is None or whole:
             found.add(path)
         else:
             found |= keys(section, f"{path}.")

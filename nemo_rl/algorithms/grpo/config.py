@@ -39,7 +39,7 @@ class GRPOConfig(LoopConfig):
     val_batch_size: int = Field(256, ge=1)
     """Prompts sampled at once in a validation."""
     max_rollout_turns: int = Field(1, ge=1)
-    """Not available above 1: turns between policy and environment."""
+    """Responses per conversation, with what the environment says between them."""
     overlong_filtering: bool = False
     """Leave responses that ran into max_new_tokens out of the loss."""
     use_dynamic_sampling: bool = False

@@ -104,7 +104,12 @@ class GRPOTrainer(BaseTrainer):
             keep_reference=config.loss_fn.reference_policy_kl_penalty > 0
         )
         self.rollout_engine = RolloutEngine(
-            self.policy, self.environment, self.tokenizer, seed=self.section.seed
+            self.policy,
+            self.environment,
+            self.tokenizer,
+            seed=self.section.seed,
+            max_turns=self.section.max_rollout_turns,
+            max_total_length=config.policy.max_total_sequence_length,
         )
         self.recorder = RolloutRecorder(
             self.logger.log_dir / "rollouts.jsonl",

@@ -20,7 +20,9 @@ _BUILT_IN: dict[str, str] = {
     "arithmetic_preferences": (
         "nemo_rl.data.datasets.arithmetic_chat:ArithmeticPreferencesDataset"
     ),
+    "reasoning_gym": "nemo_rl.data.datasets.reasoning_gym:ReasoningGymDataset",
     "reverse_digits": "nemo_rl.data.datasets.reverse:ReverseDigitsDataset",
+    "sliding_puzzle": "nemo_rl.data.datasets.sliding_puzzle:SlidingPuzzleDataset",
 }
 _registered: dict[str, Callable[..., Any]] = {}
 

@@ -42,7 +42,6 @@ REFUSED = {
     "policy.sequence_packing.enabled": (True, "padded"),
     "policy.dynamic_batching.enabled": (True, "train_micro_batch_size"),
     "logger.swanlab_enabled": (True, "tensorboard_enabled"),
-    "grpo.max_rollout_turns": (2, "one response per prompt"),
     "grpo.async_grpo.enabled": (True, "take turns"),
 }
 
