@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from nemo_rl.algorithms.distillation.config import DistillationMasterConfig
 from nemo_rl.algorithms.dpo.config import DPOMasterConfig
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
 from nemo_rl.algorithms.rm.config import RMMasterConfig
@@ -82,7 +83,12 @@ def render() -> str:
     parts = [HEAD]
     unused: dict[str, str] = {}
     fields = dict(GRPOMasterConfig.model_fields)
-    for cls in (SFTMasterConfig, DPOMasterConfig, RMMasterConfig):
+    for cls in (
+        SFTMasterConfig,
+        DPOMasterConfig,
+        RMMasterConfig,
+        DistillationMasterConfig,
+    ):
         fields |= {k: v for k, v in cls.model_fields.items() if k not in fields}
     for name, field in fields.items():
         section = section_in(field.annotation)

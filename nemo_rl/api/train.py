@@ -41,7 +41,7 @@ def train(
             `datasets.Dataset` or `DataModule`; None where `data={...}` names one.
         reward_fn: `(prompt, response) -> float`, the same over lists, or
             "module:function"; None where the dataset brings its own.
-        algorithm: "grpo", "sft", "dpo", "rm", or the name of an algorithm of your own.
+        algorithm: "grpo", "sft", "dpo", "rm", "distillation", or one of your own.
             "sft", "dpo" and "rm" learn from given answers and take no `reward_fn`.
         **kwargs: `val_dataset` and `callbacks` go to `fit`; anything else is a
             keyword of the recipe: `max_steps`, `learning_rate`, `batch_size`,

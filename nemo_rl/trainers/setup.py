@@ -116,7 +116,7 @@ class TrainerSetup:
             summarise=self._summarise,
         )
 
-    def _setup_environment(self, reward_fn: Any) -> None:
+    def _setup_environment(self, reward_fn: Any, *, needed: bool = False) -> None:
         env = self.config.env
         scored = reward_fn is not None or env.reward_fn or env.chosen
         self.environment = None
@@ -125,7 +125,7 @@ class TrainerSetup:
                 f"{self.algorithm} trains on given answers and scores nothing: leave "
                 "reward_fn (env.reward_fn, env.name) out, or train with 'grpo'."
             )
-        if scored or self.needs_reward:
+        if scored or needed or self.needs_reward:
             self.environment = make_environment(
                 env,
                 reward_fn=reward_fn,
@@ -193,11 +193,14 @@ class TrainerSetup:
     def _setup_policy(self) -> None:
         self.policy = self._make_policy()
 
-    def _make_policy(self, *, keep_reference: bool = False) -> PolicyInterface:
+    def _make_policy(
+        self, *, keep_reference: bool = False, teacher: str | None = None
+    ) -> PolicyInterface:
         """The policy that was given, or one on this run's cluster.
 
         Args:
             keep_reference: keep the initial weights for ``get_reference_logprobs``.
+            teacher: folder or name of a model to learn from.
         """
         config = self.config
         if self._given_policy is not None:
@@ -213,6 +216,7 @@ class TrainerSetup:
             policy,
             self.tokenizer,
             keep_reference=keep_reference,
+            teacher=teacher,
             seed=self.section.seed,
             threads=None if config.cluster.use_gpus else threads,
         )

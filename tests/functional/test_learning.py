@@ -76,6 +76,25 @@ def test_preferences_widen_the_margin(tuned, tmp_path):
     assert metrics(tmp_path / "run", "val/accuracy")[-1] > 0.8
 
 
+def test_a_pupil_learns_from_its_teacher(tuned, tmp_path):
+    (pupil,) = run_ranks(_half_taught, 1, tmp_path / "pupil")
+    teacher = tuned / "checkpoints" / "hf"
+    recipe = tiny_task.distillation_recipe(Path(pupil), teacher)
+    succeed(write_recipe(tmp_path, recipe), tmp_path / "run")
+    loss = metrics(tmp_path / "run", "train/loss")
+    accuracy = metrics(tmp_path / "run", "val/accuracy")
+    print(f"divergence {loss[0]:.3f} -> {loss[-1]:.3f}, accuracy {accuracy}")
+    assert loss[-1] < 0.5 < loss[0]
+    assert accuracy[0] < 0.1 < 0.2 < accuracy[-1]
+    assert metrics(tmp_path / "run", "train/teacher_topk_probability")[0] == (
+        pytest.approx(1.0, abs=1e-5)
+    )
+
+
+def _half_taught(_, folder):
+    return str(tiny_task.make_model(folder, sft_steps=40))
+
+
 def _hf_accuracy(_, folder, pairs):
     """Share of the pairs that transformers scores the right way round."""
     import torch

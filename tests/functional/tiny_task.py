@@ -113,6 +113,25 @@ def rm_recipe(model: Path, pairs: Path) -> dict[str, Any]:
     return {**_common(model, lr=1.0e-3, tp=2), **_pairs("rm", pairs)}
 
 
+def distillation_recipe(model: Path, teacher: Path) -> dict[str, Any]:
+    """Distillation of a better model under TP2: 64 responses a step, 40 steps."""
+    recipe = _common(model, lr=2.0e-3, tp=2)
+    recipe["policy"]["generation"] = {"max_new_tokens": 5}
+    return {
+        **recipe,
+        "algorithm": "distillation",
+        "teacher": {"model_name": str(teacher)},
+        "distillation": {
+            "num_prompts_per_step": 64,
+            "max_num_steps": 40,
+            "topk_logits_k": None,
+            "val_period": 40,
+            "val_at_start": True,
+        },
+        "data": DATA,
+    }
+
+
 def _pairs(algorithm: str, pairs: Path) -> dict[str, Any]:
     rows = ReverseDigitsDataset("train", num_validation=512)
     chosen = [rows[i] for i in range(512)]

@@ -81,7 +81,7 @@ def given(mapping: dict, prefix: str = "") -> set[str]:
 @pytest.mark.parametrize("path", BASES, ids=ids)
 def test_every_key_is_there(path: Path) -> None:
     expected = keys(config_class(path.stem))
-    if path.stem != "grpo":
+    if not config_class(path.stem).samples:
         expected = {key for key in expected if not key.startswith(SAMPLING)}
     if path.stem != "rm":
         expected = {key for key in expected if ".reward_model_cfg." not in key}
@@ -96,6 +96,7 @@ def test_base_values_are_the_defaults(path: Path) -> None:
         {
             "algorithm": path.stem,
             "policy": {"model_name": config.policy.model_name},
+            **({"teacher": config.teacher.to_dict()} if "teacher" in config else {}),
         }
     )
     assert config.to_dict() == default.to_dict()

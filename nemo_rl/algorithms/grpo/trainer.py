@@ -5,8 +5,7 @@ Group Relative Policy Optimization: Shao et al. 2024, arXiv:2402.03300, algorith
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
 from nemo_rl.algorithms.grpo.data import (
@@ -17,13 +16,13 @@ from nemo_rl.algorithms.grpo.data import (
 from nemo_rl.algorithms.grpo.dynamic_sampling import sample_until_full
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.experience.recorder import RolloutRecorder, rollout_rows
-from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
-from nemo_rl.trainers.base import BaseTrainer
+from nemo_rl.experience.recorder import rollout_rows
+from nemo_rl.experience.rollout import repeat_prompts
+from nemo_rl.trainers.sampling import SamplingTrainer
 from nemo_rl.utils.seeding import derive_seed
 
 
-class GRPOTrainer(BaseTrainer):
+class GRPOTrainer(SamplingTrainer):
     """Trains a policy on its own scored completions.
 
     Example:
@@ -103,32 +102,4 @@ class GRPOTrainer(BaseTrainer):
         self.policy = self._make_policy(
             keep_reference=config.loss_fn.reference_policy_kl_penalty > 0
         )
-        self.rollout_engine = RolloutEngine(
-            self.policy,
-            self.environment,
-            self.tokenizer,
-            seed=self.section.seed,
-            max_turns=self.section.max_rollout_turns,
-            max_total_length=config.policy.max_total_sequence_length,
-        )
-        self.recorder = RolloutRecorder(
-            self.logger.log_dir / "rollouts.jsonl",
-            resume_step=self.state.step or None,
-            enabled=config.logger.save_rollouts,
-        )
-        self._teardown_steps.append(self.recorder.close)
-
-    def _evaluate(self, batch: BatchedDataDict) -> list[dict[str, Any]]:
-        """One greedy completion per prompt; rows for the validation."""
-        rollouts, _ = self.rollout_engine.run(
-            repeat_prompts(batch, 1), step=self.state.step, greedy=True
-        )
-        rows = rollout_rows(rollouts)
-        self.recorder.record(self.state.step, rows, split="val")
-        for row, messages in zip(rows, rollouts["messages"], strict=True):
-            row["response_length"] = len(row["response_ids"])
-            row["question"] = messages[-1]["content"]
-        return rows
-
-    def _rollouts_path(self) -> Path | None:
-        return self.recorder.path if self.config.logger.save_rollouts else None
+        self._setup_rollouts(max_turns=self.section.max_rollout_turns)
