@@ -28,6 +28,8 @@ from nemo_rl.algorithms.interfaces import LossFunctionInterface
 from nemo_rl.backends.training.base import Batch, ModelOutput
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
 
+_ALWAYS = ("token_mask", "sample_mask", "advantages")
+
 
 class GRPOLossFn(LossFunctionInterface):
     """Loss of GRPO (Shao et al. 2024, arXiv:2402.03300, equation 3), negated.
@@ -69,6 +71,7 @@ class GRPOLossFn(LossFunctionInterface):
             ConfigurationError: the engine gives no entropy, which it needs.
         """
         config = self.config
+        self._check_columns(batch)
         cur = model_output.logprobs[:, 1:]
         mask = (batch["token_mask"] * batch["sample_mask"][:, None])[:, 1:]
         advantages = batch["advantages"][:, 1:]
@@ -100,19 +103,33 @@ class GRPOLossFn(LossFunctionInterface):
         return aggregate(loss, batch, config), _shares(metrics, mask, batch)
 
     def _kl(self, cur: Tensor, sampled: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        if "reference_policy_logprobs" not in batch:
-            raise DataError(
-                "the batch has no column 'reference_policy_logprobs', which "
-                "reference_policy_kl_penalty="
-                f"{self.config.reference_policy_kl_penalty:g} needs: add what "
-                "policy.get_reference_logprobs(batch) returns, or set the penalty to 0."
-            )
         reference = batch["reference_policy_logprobs"][:, 1:]
         weight = None
         if self.config.use_on_policy_kl_approximation:
             weight = score_function_weight(cur, sampled, mask)
         log_ratio = where_valid(reference - cur, mask)
         return kl_divergence(log_ratio, self.config, weight=weight)
+
+    def _check_columns(self, batch: Batch) -> None:
+        config = self.config
+        needed = {name: "every loss" for name in _ALWAYS}
+        if config.kl_in_loss:
+            needed["reference_policy_logprobs"] = (
+                "reference_policy_kl_penalty="
+                f"{config.reference_policy_kl_penalty:g}; "
+                "policy.get_reference_logprobs(batch) gives it"
+            )
+        for name in (
+            "use_importance_sampling_correction",
+            "use_on_policy_kl_approximation",
+        ):
+            if config[name]:
+                needed["generation_logprobs"] = f"{name}=true"
+        missing = [
+            f"{name} (for {use})" for name, use in needed.items() if name not in batch
+        ]
+        if missing:
+            raise DataError(f"the batch lacks columns: {', '.join(missing)}.")
 
 
 def _entropy(output: ModelOutput) -> Tensor:

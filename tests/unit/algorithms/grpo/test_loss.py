@@ -5,6 +5,7 @@ Covers plain tensors; that the engine feeds them rightly is tests/functional's m
 
 from __future__ import annotations
 
+import re
 from math import inf, log
 
 import pytest
@@ -397,11 +398,26 @@ def test_a_token_that_became_impossible_or_certain_keeps_the_gradient_finite():
 
 def test_batch_without_generation_logprobs_has_no_mismatch():
     batch = batch_of([[1.0]], prev_logprobs=[[log(0.5)]])
-    on = {"use_importance_sampling_correction": True}
-    loss, metrics, _ = run(batch, rows([[log(0.5)]]), **on)
+    loss, metrics, _ = run(batch, rows([[log(0.5)]]))
     assert loss == pytest.approx(-1.0)
     assert metrics["sampling_importance_ratio"] == 1.0
     assert metrics["gen_kl"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"use_importance_sampling_correction": True}, "generation_logprobs (for use_"),
+        ({"reference_policy_kl_penalty": 0.5}, "reference_policy_logprobs (for refer"),
+        ({}, "advantages (for every loss)"),
+    ],
+)
+def test_a_missing_column_is_an_error_and_not_a_zero(fields, text):
+    batch = batch_of([[1.0]])
+    if not fields:
+        del batch["advantages"]
+    with pytest.raises(DataError, match=re.escape(f"the batch lacks columns: {text}")):
+        run(batch, rows([[-1.0]]), **fields)
 
 
 def test_loss_does_not_change_its_inputs():
