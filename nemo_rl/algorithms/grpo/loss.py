@@ -7,6 +7,7 @@ tokens count and is never derived again here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Any
 
 import torch
@@ -158,8 +159,21 @@ def _metrics(
         "approx_entropy": -cur,
         # Mean exp|log-prob difference| of trainer and generator: 1 when they agree.
         "token_mult_prob_error": error.abs().exp(),
-        "gen_kl": error.exp() - 1 - error,
+        # Of the generator from the trainer, back, and of both from their mean.
+        "gen_kl": _k3(error),
+        "policy_kl": _k3(-error),
+        "js_divergence": (_k3(-_to_mean(error)) + _k3(-_to_mean(-error))) / 2,
     }
+
+
+def _k3(log_ratio: Tensor) -> Tensor:
+    """Schulman's estimate of a divergence; >= 0, 0 where the probabilities agree."""
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def _to_mean(log_ratio: Tensor) -> Tensor:
+    """ln(m / p) for ln(q / p), m the mean of p and q."""
+    return torch.nn.functional.softplus(log_ratio) - log(2)
 
 
 @torch.no_grad()

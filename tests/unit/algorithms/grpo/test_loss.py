@@ -206,6 +206,23 @@ def test_kl_is_clamped_after_it_is_weighted():
     assert (loss, grad.item()) == (10.0, 0.0)
 
 
+def test_divergences_of_trainer_and_generator():
+    batch = batch_of(
+        [[0.0]], prev_logprobs=[[log(0.6)]], generation_logprobs=[[log(0.2)]]
+    )
+    _, metrics, _ = run(batch, rows([[log(0.6)]]))
+
+    def k3(ratio):
+        return ratio - 1 - log(ratio)
+
+    # Of the generator 3 - 1 - ln 3, back 1/3 - 1 + ln 3; the mean of both is 0.4.
+    assert metrics["gen_kl"] == pytest.approx(k3(3.0), rel=1e-5)
+    assert metrics["policy_kl"] == pytest.approx(k3(1 / 3), rel=1e-5)
+    want = (k3(0.6 / 0.4) + k3(0.2 / 0.4)) / 2
+    assert metrics["js_divergence"] == pytest.approx(want, rel=1e-5)
+    assert metrics["token_mult_prob_error"] == pytest.approx(3.0, rel=1e-5)
+
+
 def test_importance_weight_that_overflows_counts_as_zero():
     batch = batch_of(
         [[1.0, 1.0]],
