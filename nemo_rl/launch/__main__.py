@@ -3,6 +3,7 @@
     python -m nemo_rl.launch recipes/grpo_llama8b.yaml --nodes 16
     python -m nemo_rl.launch grpo_smollm2_cpu grpo.max_num_steps=20 --site local
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
+    nemo-rl eval --help       a model's answers to a data set, scored
 
 It needs no torch: a wrong size fails on the login node, not in the queue.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from nemo_rl.converters.cli import parser as convert_cli
+from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
 from nemo_rl.launch.script import render
@@ -122,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "convert":
         return convert_cli.main(argv[1:], "nemo-rl convert")
+    if argv and argv[0] == "eval":
+        return evals_cli.main(argv[1:], "nemo-rl eval")
     options = parse(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
     return driver.guarded(lambda: run(options), debug=debug)
