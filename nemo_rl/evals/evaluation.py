@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,8 @@ from nemo_rl.evals.report import EvalResult, write_report
 from nemo_rl.evals.statistics import PromptScores, summarise
 from nemo_rl.experience.recorder import RolloutRecorder, rollout_rows
 from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
-from nemo_rl.infra.resources import make_cluster, release_cluster
 from nemo_rl.models.policy.interfaces import PolicyInterface
-from nemo_rl.models.policy.lm_policy import Policy
-from nemo_rl.models.sources import ModelSource, find_model, weights_of
+from nemo_rl.models.sources import ModelSource, find_model, opened_policy
 
 Progress = Callable[[int, int], None]
 """Called with the prompts answered so far, and all of them."""
@@ -100,7 +98,9 @@ def evaluate(
             recorder = RolloutRecorder(folder / "answers.jsonl")
             stack.callback(recorder.close)
         policy = with_policy or stack.enter_context(
-            _policy(config, source, tokenizer, folder)
+            opened_policy(
+                source, config, tokenizer, seed=config.eval.seed, scratch=folder
+            )
         )
         engine = RolloutEngine(policy, environment, tokenizer, seed=config.eval.seed)
         rows = []
@@ -166,28 +166,6 @@ class _Questions(DataModule):
 
     def _warn_of_overlap(self) -> None:
         """Both sides are the same rows."""
-
-
-@contextmanager
-def _policy(
-    config: EvalMasterConfig, source: ModelSource, tokenizer: Any, folder: Path | None
-) -> Iterator[Policy]:
-    """Workers with the model's weights, for as long as the context is open."""
-    section, cluster = config.policy, config.cluster
-    with ExitStack() as stack:
-        weights = stack.enter_context(weights_of(source, folder))
-        places = make_cluster(cluster)
-        stack.callback(release_cluster, places)
-        policy = Policy(
-            places,
-            section.merged({"model_name": str(weights)}),
-            tokenizer,
-            keep_reference=False,
-            seed=config.eval.seed,
-            threads=None if cluster.use_gpus else cluster.num_cpus_per_worker,
-        )
-        stack.callback(policy.shutdown)
-        yield policy
 
 
 def _answers(

@@ -1,7 +1,7 @@
-"""From whatever names a model to its folder: a training checkpoint is a model as well.
+"""From whatever names a model to its folder, and to a policy with its weights.
 
-Knows folders and conversions, no policy. Nothing is written before the weights are
-asked for.
+A training checkpoint is a model as well. Nothing is written before the weights are asked
+for. Knows no data set and no task.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nemo_rl.config.master import MasterConfig
 from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.infra.checkpoint_folders import find_newest, steps_in
 from nemo_rl.infra.manifest import MANIFEST_NAME, ManifestError, verify
+from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.exceptions import CheckpointError
 
 
@@ -80,6 +84,41 @@ def weights_of(source: ModelSource, scratch: Path | None = None) -> Iterator[Pat
         yield convert(source.checkpoint, place / "model")
     finally:
         shutil.rmtree(place)
+
+
+@contextmanager
+def opened_policy(
+    source: ModelSource,
+    config: MasterConfig,
+    tokenizer: Any = None,
+    *,
+    seed: int = 0,
+    scratch: Path | None = None,
+) -> Iterator[Policy]:
+    """Workers with the model's weights, for as long as the context is open.
+
+    Args:
+        source: from ``find_model``.
+        config: its policy section, but for the model's name, and its cluster section.
+        tokenizer: as for ``Policy``.
+        seed: of the workers' generators.
+        scratch: as for ``weights_of``.
+    """
+    cluster = config.cluster
+    with ExitStack() as stack:
+        weights = stack.enter_context(weights_of(source, scratch))
+        places = make_cluster(cluster)
+        stack.callback(release_cluster, places)
+        policy = Policy(
+            places,
+            config.policy.merged({"model_name": str(weights)}),
+            tokenizer,
+            keep_reference=False,
+            seed=seed,
+            threads=None if cluster.use_gpus else cluster.num_cpus_per_worker,
+        )
+        stack.callback(policy.shutdown)
+        yield policy
 
 
 def _of_checkpoint(path: Path, step: int) -> ModelSource:
