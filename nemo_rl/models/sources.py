@@ -1,7 +1,7 @@
 """From whatever names a model to its folder, and to a policy with its weights.
 
-A training checkpoint is a model as well. Nothing is written before the weights are asked
-for. Knows no data set and no task.
+A training checkpoint is a model as well. Knows no data set and no task; writes nothing
+before the weights are asked for.
 """
 
 from __future__ import annotations

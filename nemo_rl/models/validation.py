@@ -189,6 +189,13 @@ def diagnose(model_name: str | Path, **keywords: Any) -> list[Finding]:
     return _run(model_name, _CHECKS, keywords)
 
 
+def _no_test_of_pytest(function: Any) -> Any:
+    """Mark a function of the library whose name looks like a test's."""
+    function.__test__ = False
+    return function
+
+
+@_no_test_of_pytest
 def test_max_model_len_respected(model_name: str, **keywords: Any) -> bool:
     """Whether a model's sequences stay within ``max_total_sequence_length``.
 
@@ -197,17 +204,13 @@ def test_max_model_len_respected(model_name: str, **keywords: Any) -> bool:
     return _alone(model_name, _length, keywords)
 
 
+@_no_test_of_pytest
 def test_generation_consistency(model_name: str, **keywords: Any) -> bool:
     """Whether decoding and prefill of a model agree; see ``check_decoding``.
 
     Arguments as for ``diagnose``.
     """
     return _alone(model_name, _decoding, keywords)
-
-
-# These two are functions of the library; pytest is not to run them.
-test_max_model_len_respected.__test__ = False
-test_generation_consistency.__test__ = False
 
 
 def random_prompts(vocabulary: int, *, ragged: bool = True) -> BatchedDataDict:
