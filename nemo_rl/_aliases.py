@@ -33,26 +33,12 @@ ALIASES: dict[str, dict[str, str]] = {
 }
 """Alias module -> second name -> "canonical.module:name"."""
 
-_GRPO_ONLY = "GRPO is the algorithm of this version: use nemo_rl.GRPOTrainer."
 _MEGATRON_ONLY = (
     "The Megatron backend trains and generates: set policy.generation.backend to "
     "'megatron' and use nemo_rl.models.policy.Policy."
 )
 
 LATER: dict[str, dict[str, str]] = {
-    "nemo_rl": {"SFTTrainer": _GRPO_ONLY, "DPOTrainer": _GRPO_ONLY},
-    "nemo_rl.algorithms": {
-        "DPO": _GRPO_ONLY,
-        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
-        "DPOTrainer": _GRPO_ONLY,
-        "SFT": _GRPO_ONLY,
-        "SFTTrainer": _GRPO_ONLY,
-    },
-    "nemo_rl.algorithms.dpo": {
-        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
-        "DPOTrainer": _GRPO_ONLY,
-    },
-    "nemo_rl.algorithms.sft": {"SFTTrainer": _GRPO_ONLY},
     "nemo_rl.models": {"HuggingFacePolicy": _MEGATRON_ONLY},
     "nemo_rl.models.generation": {
         "HuggingFaceGeneration": _MEGATRON_ONLY,

@@ -21,7 +21,6 @@ from nemo_rl.utils.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from nemo_rl.trainers.state import TrainResult
 
-_NEEDS_REWARD = {"grpo"}
 _FIT_ARGUMENTS = ("val_dataset", "callbacks")
 
 
@@ -41,7 +40,8 @@ def train(
             `datasets.Dataset` or `DataModule`; None where `data={...}` names one.
         reward_fn: `(prompt, response) -> float`, the same over lists, or
             "module:function"; None where the dataset brings its own.
-        algorithm: "grpo", or the name of an algorithm of your own.
+        algorithm: "grpo", "sft", "dpo", or the name of an algorithm of your own. "sft"
+            and "dpo" learn from given answers and take no `reward_fn`.
         **kwargs: `val_dataset` and `callbacks` go to `fit`; anything else is a
             keyword of the recipe: `max_steps`, `learning_rate`, `batch_size`,
             `max_sequence_length`, `precision`, any key whose name occurs once, or a
@@ -79,7 +79,7 @@ def _validate_inputs(
     algorithm: str,
     kwargs: Mapping[str, Any],
 ) -> None:
-    trainer_class(algorithm)
+    needs_reward = getattr(trainer_class(algorithm), "needs_reward", None)
     if not isinstance(model, (str, Path)) or not str(model).strip():
         raise ConfigurationError(
             f"model={model!r}: expected a folder or a model's name, "
@@ -99,9 +99,14 @@ def _validate_inputs(
             f"reward_fn={reward_fn!r} is not callable. Expected a function "
             "(prompt, response) -> float, or 'module:function'."
         )
+    if reward_fn is not None and needs_reward is False:
+        raise ConfigurationError(
+            f"algorithm {algorithm!r} learns from given answers and scores nothing: "
+            "leave reward_fn out, or use algorithm 'grpo'."
+        )
     if (
         reward_fn is None
-        and algorithm in _NEEDS_REWARD
+        and needs_reward
         and not isinstance(dataset, (str, type(None)))
     ):
         env = plain(kwargs.get("env") or {})

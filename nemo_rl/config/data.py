@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,12 @@ class DataConfig(BaseConfig):
     """Field of a row that holds the conversation."""
     answer_key: str = "answer"
     """Field of a row that holds the expected answer."""
+    response_key: str = "response"
+    """Field of a row that holds the answer to learn, beside the prompt."""
+    chosen_key: str = "chosen"
+    """Field of a row that holds the better answer."""
+    rejected_key: str = "rejected"
+    """Field of a row that holds the worse answer."""
     system_prompt: str | None = None
     """System message put before every prompt that has none."""
     system_prompt_file: str | None = None
@@ -43,6 +49,9 @@ class DataConfig(BaseConfig):
     """Accepted; rows are prepared in the driver, well within a training step."""
     max_input_seq_length: int | None = Field(None, ge=1)
     """Longest prompt in tokens; None leaves room for max_new_tokens, or half."""
+    overlong: Literal["error", "truncate", "skip"] = "error"
+    """What becomes of conversations that are too long: an error, their beginning
+    (truncate), or no part in the loss (skip)."""
     processor: str | None = None
     """Accepted; every dataset prepares its own rows."""
 

@@ -43,7 +43,7 @@ def _validate_lengths(config: MasterConfig) -> None:
     total = config.policy.max_total_sequence_length
     new = config.policy.generation.max_new_tokens
     wanted = config.data.max_input_seq_length
-    if new > total:
+    if config.samples and new > total:
         raise ConfigurationError(
             f"policy.generation.max_new_tokens={new} exceeds "
             f"policy.max_total_sequence_length={total}, prompt and response together. "

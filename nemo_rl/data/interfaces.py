@@ -177,6 +177,21 @@ class TrainingDatumSpec(TypedDict):
     """Columns of a particular loss."""
 
 
+class PreferenceBatch(TrainingDatumSpec):
+    """P pairs in B = 2 P rows: chosen, rejected, chosen, rejected ...
+
+    The mask is 1 on the last answer alone. Example of one pair, prompt [5, 6], chosen
+    [9, 2], rejected [8, 8, 2] with 2 = EOS::
+
+        input_ids      [[5, 6, 9, 2, 0],    [5, 6, 8, 8, 2]]
+        token_mask     [[0, 0, 1, 1, 0],    [0, 0, 1, 1, 1]]
+        input_lengths  [4, 5]               sample_mask [1, 1]
+    """
+
+    reference_policy_logprobs: NotRequired[torch.Tensor]
+    """[B, S] float32, under the initial policy; column 0 is 0."""
+
+
 class DatasetInterface(ABC):
     """Base of a user's dataset: rows by index.
 

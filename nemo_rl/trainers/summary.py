@@ -37,13 +37,16 @@ def run_summary(
 ) -> RunSummary:
     """Before and after, three answers that changed most, and where everything is."""
     history = result.validation_history
+    # A resumed run may have begun without a validation: the first that has the metric.
+    metric = "accuracy" if history and "accuracy" in history[-1] else "loss"
+    values = [entry[metric] for entry in history if metric in entry]
     return RunSummary(
         status=result.status,
         steps=result.steps,
         elapsed_s=elapsed_s,
-        metric="accuracy",
-        before=history[0]["accuracy"] if history else None,
-        after=history[-1]["accuracy"] if len(history) > 1 else None,
+        metric=metric,
+        before=values[0] if values else None,
+        after=values[-1] if len(values) > 1 else None,
         samples=_changes(first, last),
         paths={
             "checkpoint": result.checkpoint_path,

@@ -40,7 +40,9 @@ READS_THE_ENVIRONMENT = {
 }
 
 TESTED_ELSEWHERE = {
+    "algorithms/dpo/trainer.py": "functional/test_learning.py",
     "algorithms/grpo/trainer.py": "functional/test_learning.py",
+    "algorithms/sft/trainer.py": "functional/test_learning.py",
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",
     "backends/training/megatron/optimizer.py": "functional/test_parity.py",
@@ -49,6 +51,7 @@ TESTED_ELSEWHERE = {
         "unit/backends/training/megatron/test_model.py"
     ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
+    "trainers/setup.py": "unit/trainers/test_base.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""

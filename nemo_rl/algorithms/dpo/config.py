@@ -25,10 +25,12 @@ class DPOConfig(LoopConfig):
     """Batches per validation."""
     val_global_batch_size: int = Field(32, ge=1)
     """Pairs per validation batch."""
-    val_micro_batch_size: int = Field(1, ge=1)
-    """Pairs per forward pass of a validation."""
+    val_micro_batch_size: int | None = Field(None, ge=1)
+    """Accepted; policy.logprob_batch_size is the size of a forward pass."""
     reference_policy_kl_penalty: float | None = Field(None, gt=0)
     """NeMo-RL's name of beta; wins over it if set."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the preferences that are taken to be the wrong way round."""
     preference_average_log_probs: bool = False
     """Compare mean instead of summed log-probabilities of the responses."""
     sft_average_log_probs: bool = False
@@ -44,10 +46,21 @@ class DPOConfig(LoopConfig):
             self._settle("beta", self.reference_policy_kl_penalty)
         return self
 
+    @property
+    def max_val_samples(self) -> int:
+        """Pairs per validation."""
+        return self.val_batches * self.val_global_batch_size
+
+    @property
+    def val_batch_size(self) -> int:
+        """Pairs per validation batch."""
+        return self.val_global_batch_size
+
 
 class DPOMasterConfig(MasterConfig):
     """A whole DPO recipe."""
 
+    samples: ClassVar[bool] = False
     section_defaults: ClassVar[dict[str, Any]] = {
         "checkpointing": {
             "checkpoint_dir": "results/dpo",

@@ -24,13 +24,24 @@ class SFTConfig(LoopConfig):
     """Batches per validation."""
     val_global_batch_size: int = Field(32, ge=1)
     """Conversations per validation batch."""
-    val_micro_batch_size: int = Field(1, ge=1)
-    """Conversations per forward pass of a validation."""
+    val_micro_batch_size: int | None = Field(None, ge=1)
+    """Accepted; policy.logprob_batch_size is the size of a forward pass."""
+
+    @property
+    def max_val_samples(self) -> int:
+        """Conversations per validation."""
+        return self.val_batches * self.val_global_batch_size
+
+    @property
+    def val_batch_size(self) -> int:
+        """Conversations per validation batch."""
+        return self.val_global_batch_size
 
 
 class SFTMasterConfig(MasterConfig):
     """A whole recipe of supervised fine-tuning."""
 
+    samples: ClassVar[bool] = False
     section_defaults: ClassVar[dict[str, Any]] = {
         "checkpointing": {
             "checkpoint_dir": "results/sft",
