@@ -96,7 +96,7 @@ class MLflowConfig(BaseConfig):
 
 
 class GPUMonitoringConfig(BaseConfig):
-    """How often GPUs are looked at."""
+    """How often GPUs and system are looked at."""
 
     collection_interval: float = Field(10, gt=0)
     """Seconds between two samples."""
@@ -119,8 +119,10 @@ class LoggerConfig(BaseConfig):
     """Not available."""
     monitor_gpus: bool = True
     """Log utilisation and memory of the GPUs."""
+    monitor_system: bool = False
+    """Log processor time and memory of this machine, the driver and its workers."""
     gpu_monitoring: GPUMonitoringConfig = Field(default_factory=GPUMonitoringConfig)
-    """How often GPUs are looked at."""
+    """How often GPUs and system are looked at."""
     num_val_samples_to_print: int = Field(3, ge=0)
     """Validation samples shown in the console."""
     console: Literal["auto", "rich", "plain", "off"] = "auto"

@@ -24,7 +24,7 @@ from nemo_rl.infra.sinks import (
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("train", "val", "timing", "gpu")
+GROUPS = ("train", "val", "timing", "gpu", "system")
 """First parts of a tag. A metric that has one already is not prefixed again."""
 
 _SECRET = re.compile(
@@ -141,7 +141,7 @@ class LoggerFacade:
         return sinks
 
     def _each(self, method: str, *args: Any) -> None:
-        # The GPU monitor logs from a thread of its own.
+        # The monitor logs from a thread of its own.
         with self._lock:
             for sink in list(self._sinks):
                 try:

@@ -123,7 +123,7 @@ class ProgressCallback(Callback):
 
 
 class CheckpointCallback(Callback):
-    """Saves beside ``checkpointing.save_period``: by steps, by time, or at a best value.
+    """Saves beside ``checkpointing.save_period``: by steps, by time, at a best value.
 
     The checkpoint is written between two steps, when everything about the finished one
     is known. Which are kept is decided by ``checkpointing.keep_top_k``.
