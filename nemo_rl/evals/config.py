@@ -33,7 +33,7 @@ class EvalConfig(BaseConfig):
     """Lowest reward of a right answer."""
     answer_pattern: str | None = None
     """Regular expression of the answer that votes in cons@k: its last match's first
-    group. None: the whole response."""
+    group. None: what the environment reads out, else the whole response."""
     confidence: float = Field(0.95, gt=0, lt=1)
     """Probability that an interval holds the true value."""
     seed: int = Field(42, ge=0)

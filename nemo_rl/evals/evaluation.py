@@ -6,7 +6,6 @@ Generation, prompts and scoring are those of training; nothing here samples a to
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,11 +19,12 @@ from nemo_rl.data.sources import open_rows
 from nemo_rl.data.tokenizer import load_tokenizer
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.environments.factory import make_environment
+from nemo_rl.evals.answers import Listener, answer_rows, estimates
 from nemo_rl.evals.config import EvalMasterConfig
 from nemo_rl.evals.report import EvalResult, write_report
-from nemo_rl.evals.statistics import PromptScores, summarise
-from nemo_rl.experience.recorder import RolloutRecorder, rollout_rows
+from nemo_rl.experience.recorder import RolloutRecorder
 from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
+from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.sources import ModelSource, find_model, opened_policy
 
@@ -77,10 +77,7 @@ def evaluate(
     source = find_model(config.policy.model_name)
     _settle_length(config, source)
     validate_master(config)
-    tokenizer = load_tokenizer(
-        config.policy.tokenizer.name or source.folder,
-        chat_template=config.policy.tokenizer.chat_template,
-    )
+    tokenizer = _tokenizer(config, source)
     data = _open_data(
         None if _is_name(dataset) else dataset, config, tokenizer, recipe_dir
     )
@@ -90,6 +87,7 @@ def evaluate(
         default=data.default_environment,
         search_dir=recipe_dir,
     )
+    environment = Listener(environment)
     facts = _facts(config, source)
     folder = None if output is None else Path(output).expanduser().absolute()
     with ExitStack() as stack:
@@ -104,12 +102,13 @@ def evaluate(
         )
         engine = RolloutEngine(policy, environment, tokenizer, seed=config.eval.seed)
         rows = []
-        for found in _answers(engine, data, config, progress or _silent):
+        for rollouts in _rollouts(engine, data, config, progress or _silent):
+            found = answer_rows(rollouts, environment.answers, config.eval)
             rows += found
             if recorder is not None:
                 recorder.record(source.step or 0, found, split="eval")
     facts["num_prompts"] = len(rows) // config.eval.num_samples
-    result = EvalResult(_metrics(rows, config), facts, rows, folder)
+    result = EvalResult(estimates(rows, config.eval), facts, rows, folder)
     write_report(result)
     return result
 
@@ -143,6 +142,12 @@ def _settle_length(config: EvalMasterConfig, source: ModelSource) -> None:
             config.policy.max_total_sequence_length = positions
 
 
+def _tokenizer(config: EvalMasterConfig, source: ModelSource) -> Any:
+    named = config.policy.tokenizer
+    folder = resolve_model(named.name) if named.name else source.folder
+    return load_tokenizer(folder, chat_template=named.chat_template)
+
+
 def _open_data(
     dataset: Any, config: EvalMasterConfig, tokenizer: Any, recipe_dir: Any
 ) -> DataModule:
@@ -155,7 +160,7 @@ def _open_data(
         tokenizer,
         section,
         seed=config.eval.seed,
-        max_prompt_length=config.max_prompt_length,
+        max_length=config.max_prompt_length,
         val_dataset=rows,
         search_dir=recipe_dir,
     )
@@ -168,65 +173,21 @@ class _Questions(DataModule):
         """Both sides are the same rows."""
 
 
-def _answers(
+def _rollouts(
     engine: RolloutEngine, data: DataModule, config: EvalMasterConfig, told: Progress
-) -> Iterator[list[dict[str, Any]]]:
-    """The answers to each batch of prompts, those to one prompt side by side."""
+) -> Iterator[BatchedDataDict]:
+    """Each batch of prompts with its answers, those to one prompt side by side."""
     section = config.eval
     total = min(len(data), section.max_prompts or len(data))
     told(0, total)
     batches = data.validation_batches(section.max_prompts, section.batch_size)
     done = 0
     for number, batch in enumerate(batches):
-        rollouts, _ = engine.run(
-            repeat_prompts(batch, section.num_samples),
-            step=number,
-            greedy=section.greedy,
-        )
+        prompts = repeat_prompts(batch, section.num_samples)
+        rollouts, _ = engine.run(prompts, step=number, greedy=section.greedy)
         done += batch.size
         told(done, total)
-        yield _rows(rollouts, config)
-
-
-def _rows(rollouts: BatchedDataDict, config: EvalMasterConfig) -> list[dict[str, Any]]:
-    section = config.eval
-    rows = rollout_rows(rollouts)
-    for number, row in enumerate(rows):
-        del row["group"]
-        row["idx"] = int(rollouts["idx"][number])
-        row["sample"] = number % section.num_samples
-        row["right"] = row["reward"] >= section.threshold
-        row["vote"] = _vote(row["response"], section.answer_pattern)
-    return rows
-
-
-def _vote(response: str, pattern: str | None) -> str | None:
-    """What an answer says; None where it says nothing."""
-    if pattern is None:
-        return response.strip() or None
-    matches = list(re.finditer(pattern, response))
-    if not matches:
-        return None
-    last = matches[-1]
-    found = last[1] if last.re.groups else last[0]
-    return found.strip() if found is not None else None
-
-
-def _metrics(rows: list[dict[str, Any]], config: EvalMasterConfig) -> dict[str, Any]:
-    section = config.eval
-    scores = []
-    for start in range(0, len(rows), section.num_samples):
-        prompt = rows[start : start + section.num_samples]
-        scores.append(
-            PromptScores(
-                [row["reward"] for row in prompt],
-                [row["right"] for row in prompt],
-                [row["vote"] for row in prompt],
-            )
-        )
-    return summarise(
-        scores, section.ks, confidence=section.confidence, seed=section.seed
-    )
+        yield rollouts
 
 
 def _facts(config: EvalMasterConfig, source: ModelSource) -> dict[str, Any]:

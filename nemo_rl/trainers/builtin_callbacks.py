@@ -1,7 +1,6 @@
 """Callbacks for what many runs want: saving, stopping early, logging, progress.
 
-They use what any trainer offers: ``stop``, ``save_checkpoint``, ``state`` and
-``total_steps``. Knows no algorithm.
+Knows no algorithm: any trainer has ``stop``, ``save_checkpoint`` and ``state``.
 """
 
 from __future__ import annotations
@@ -35,8 +34,6 @@ class LambdaCallback(Callback):
     Args:
         **hooks: name of a hook of ``Callback`` -> function with its arguments.
 
-    Raises:
-        ConfigurationError: there is no such hook.
     """
 
     def __init__(self, **hooks: Callable[..., None]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
+from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
 from nemo_rl.evals import evaluate
 from nemo_rl.utils.exceptions import ConfigurationError, DataError, RewardError
 from tests.fakes import models
@@ -101,11 +103,21 @@ def test_data_by_name_is_its_validation_split(model, caplog) -> None:
     assert "training prompts too" not in caplog.text
 
 
-def test_a_pattern_says_what_votes(model) -> None:
-    (row, *_) = ask(model, answer_pattern=r"(\d)").answers
-    assert row["vote"] == "7"
-    (row, *_) = ask(model, answer_pattern=r"answer: (\d)").answers
-    assert row["vote"] is None
+class Parity(EnvironmentInterface):
+    """Reads out whether a number is odd; the first answer says nothing."""
+
+    def step(self, message_log_batch, metadata):
+        said = [log[-1]["content"] for log in message_log_batch]
+        rewards = torch.tensor([float(text == "7") for text in said])
+        answers = [None, *["odd" if text else "even" for text in said[1:]]]
+        nothing = [None] * len(said)
+        return EnvironmentReturn([], nothing, nothing, rewards, rewards == 0, answers)
+
+
+def test_what_the_environment_reads_out_votes(model) -> None:
+    result = ask(model, env={}, reward_fn=Parity(), num_samples=4, max_prompts=1)
+    assert [row["vote"] for row in result.answers] == [None, "even", "odd", "even"]
+    assert (result["pass@1"], result["cons@4"]) == (0.5, 0.0)
 
 
 def test_lengths_are_the_models_unless_given(model) -> None:
