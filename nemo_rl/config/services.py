@@ -81,7 +81,7 @@ class WandbConfig(BaseConfig):
     tags: list[str] = Field(default_factory=list)
     """Tags of the run."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """None means the service's default."""
+    """None means the service's default; offline needs no account."""
 
 
 class MLflowConfig(BaseConfig):
@@ -92,7 +92,7 @@ class MLflowConfig(BaseConfig):
     run_name: str | None = None
     """Run name; None lets the service choose."""
     tracking_uri: str | None = None
-    """Server or folder; None means the library's default."""
+    """Server or data base; None: MLFLOW_TRACKING_URI, else a file in log_dir."""
 
 
 class GPUMonitoringConfig(BaseConfig):

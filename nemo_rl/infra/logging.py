@@ -14,13 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.sinks import (
-    JsonlSink,
-    MlflowSink,
-    Sink,
-    TensorBoardSink,
-    WandbSink,
-)
+from nemo_rl.infra.sinks import JsonlSink, Sink, TensorBoardSink
+from nemo_rl.infra.tracking_sinks import MlflowSink, WandbSink
 
 log = logging.getLogger(__name__)
 
