@@ -15,7 +15,6 @@ from typing import Any
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import require
 
-
 _WANDB_CURE = (
     "Run `wandb login`, or set logger.wandb.mode to 'offline' (and `wandb sync` the "
     "folder later), or logger.wandb_enabled to false."

@@ -1,4 +1,4 @@
-"""`nemo-rl eval` as a user runs it: a checkpoint of a run, on tensor-parallel ranks.
+"""`nemo-rl eval` and `diagnose`: a checkpoint of a run, on two tensor-parallel ranks.
 
 The checkpoint is a real one, written by the engine; its answers are compared with those
 of the Hugging Face model that it was made from.
@@ -25,7 +25,7 @@ def _checkpoint(rank, folder: Path) -> list[str]:
     import torch
     import transformers
 
-    model = tiny_task.make_model(folder / "model", sft_steps=60)
+    model = tiny_task.make_model(folder / "model", sft_steps=30)
     step = folder / "run" / "checkpoints" / "step_000003"
     (step / "policy").mkdir(parents=True)
     engine(rank, model, policy_config()).save_checkpoint(step / "policy")
@@ -54,31 +54,53 @@ def made(tmp_path_factory):
     return folder, answers
 
 
-def test_a_checkpoint_is_evaluated_on_two_ranks(made, tmp_path):
-    folder, answers = made
-    command = [sys.executable, "-m", "nemo_rl.launch", "eval", str(folder / "run")]
-    options = ["reverse_digits", "--greedy", "--tp", "2", "--max-new-tokens", "5"]
-    options += ["--output", "out", "data.dataset_kwargs.num_validation=24"]
+# Both commands in one process: importing torch is half of the time of either.
+COMMANDS = """
+import sys
+from nemo_rl.launch.__main__ import main
+
+run, out = sys.argv[1:]
+layout = ["--tp", "2", "policy.precision=float32"]
+options = ["--greedy", "--max-new-tokens", "5", "--output", out]
+rows = ["reverse_digits", "data.dataset_kwargs.num_validation=24"]
+code = main(["eval", run, *rows, *options, *layout])
+assert code == 0, code
+sys.exit(main(["diagnose", run, *layout]))
+"""
+
+
+@pytest.fixture(scope="module")
+def done(made, tmp_path_factory):
+    folder, _ = made
     done = subprocess.run(
-        [*command, *options, "policy.max_total_sequence_length=16"],
-        env=environment(),
-        cwd=tmp_path,
+        [sys.executable, "-c", COMMANDS, str(folder / "run"), str(folder / "out")],
+        env=environment() | {"COLUMNS": "200"},
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+def test_a_checkpoint_is_evaluated(made, done):
+    folder, answers = made
     assert "pass@1" in done.stdout and "answered 24 of 24 prompts" in done.stderr
-    lines = (tmp_path / "out" / "answers.jsonl").read_text().splitlines()
+    lines = (folder / "out" / "answers.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["response"] for row in rows] == answers
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((folder / "out" / "summary.json").read_text())
     right = sum(
         answer == row["answer"] for answer, row in zip(answers, _rows(), strict=True)
     )
     assert summary["metrics"]["pass@1"]["value"] == pytest.approx(right / 24)
     assert summary["facts"]["step"] == 3
     # The converted weights are gone; what is left is the result.
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (folder / "out").iterdir()}
     assert names == {"answers.jsonl", "report.md", "summary.json"}
+
+
+def test_sampling_and_training_agree(done):
+    assert done.stdout.count(" ok ") == 3 and "TP2 PP1" in done.stdout

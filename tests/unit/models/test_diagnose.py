@@ -1,6 +1,6 @@
 """The command: its help without torch, its refusals, its exit codes.
 
-Whole runs are in tests/functional/test_diagnose.py.
+Whole runs are in tests/functional/test_evals.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The checks on a real policy in this process, and on policies broken on purpose.
 
-Layouts are in tests/functional/test_diagnose.py.
+Layouts are in tests/functional/test_evals.py.
 """
 
 from __future__ import annotations
