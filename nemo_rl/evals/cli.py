@@ -2,7 +2,7 @@
 
     {prog} smollm2-135m-instruct arithmetic --samples 8 --max-new-tokens 8
     {prog} RUN/checkpoints/step_000100 tests.jsonl --greedy --reward rewards.py:score
-    {prog} my-model gsm8k --split test --tp 2 data.prompt_key=question
+    {prog} my-model my-data --split test --tp 2 data.prompt_key=question
 
 MODEL is a Hugging Face folder, a hub name, a packaged model, a checkpoint of a training
 run, or the run's folder (its newest checkpoint). DATASET is a registered name, a file,

@@ -89,7 +89,9 @@ def markdown(result: EvalResult) -> str:
         for name, one in result.metrics.items()
     ]
     lines += ["", *_histogram(result.answers, facts["num_samples"]), "", "## Asked", ""]
-    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines += [
+        f"- {name}: {value}" for name, value in facts.items() if value not in (None, {})
+    ]
     lines += _examples(result.answers)
     return "\n".join(lines) + "\n"
 

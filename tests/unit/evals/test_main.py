@@ -13,5 +13,5 @@ def test_help() -> None:
         text=True,
         check=True,
     )
-    assert "python -m nemo_rl.evals my-model gsm8k" in done.stdout
+    assert "python -m nemo_rl.evals my-model my-data" in done.stdout
     assert "| torch\n" not in done.stderr
