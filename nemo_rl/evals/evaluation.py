@@ -48,9 +48,9 @@ def evaluate(
     Args:
         model: Hugging Face folder, hub name, packaged model; or a training
             checkpoint, or a folder of them, of which the newest is meant.
-        dataset: as for ``nemo_rl.train``; of a registered data set its validation
-            split, unless ``dataset_kwargs`` names another. None where
-            ``data={"dataset_name": ...}`` names one.
+        dataset: registered name, file, folder, hub name, list of rows or
+            ``datasets.Dataset``; of a registered one the validation split, unless
+            ``dataset_kwargs`` names another. None where ``data={...}`` names one.
         reward_fn: as for ``nemo_rl.train``; None where the data set brings its own.
         output: folder for answers.jsonl, summary.json and report.md; None writes
             nothing.

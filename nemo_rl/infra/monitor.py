@@ -114,23 +114,30 @@ class SystemReading:
     """
 
     def __init__(self, worker_pids: Callable[[], Iterable[int]]) -> None:
-        """Begin to count processor time."""
+        """Read nothing yet."""
         self._psutil = require("psutil", instead="set logger.monitor_system to false")
         self._worker_pids = worker_pids
         self._driver = self._psutil.Process()
         self._workers: dict[int, Any] = {}
-        self._psutil.cpu_percent()
-        self._driver.cpu_percent()
+        self._counting = False
 
     def __call__(self) -> dict[str, float]:
-        """Read once; processor time is that since the last reading."""
+        """Read once; processor time is that since the last reading, if there is one."""
+        available = self._psutil.virtual_memory().available
         found = {
-            "system/cpu_percent": self._psutil.cpu_percent(),
-            "system/memory_available_gib": self._psutil.virtual_memory().available
-            / 2**30,
-            "system/driver_cpu_percent": self._driver.cpu_percent(),
+            "system/memory_available_gib": available / 2**30,
             "system/driver_memory_gib": self._driver.memory_info().rss / 2**30,
         }
+        shares = {
+            "system/cpu_percent": self._psutil.cpu_percent(),
+            "system/driver_cpu_percent": self._driver.cpu_percent(),
+        }
+        if self._counting:
+            found |= shares
+        self._counting = True
+        return found | self._of_workers()
+
+    def _of_workers(self) -> dict[str, float]:
         shares, sizes = [], []
         for pid in self._worker_pids():
             try:
@@ -142,11 +149,13 @@ class SystemReading:
                 sizes.append(worker.memory_info().rss / 2**30)
             except self._psutil.Error:  # it has ended; the worker group says so
                 continue
-        if sizes:
-            found["system/workers_cpu_percent"] = sum(shares)
-            found["system/workers_memory_gib"] = sum(sizes)
-            found["system/worker_memory_gib_max"] = max(sizes)
-        return found
+        if not sizes:
+            return {}
+        return {
+            "system/workers_cpu_percent": sum(shares),
+            "system/workers_memory_gib": sum(sizes),
+            "system/worker_memory_gib_max": max(sizes),
+        }
 
 
 def worker_pids(policy: Any) -> list[int]:
