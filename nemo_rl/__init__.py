@@ -12,7 +12,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "DPOTrainer": "nemo_rl.algorithms.dpo.trainer",
         "DataModule": "nemo_rl.data.module",
+        "DistillationTrainer": "nemo_rl.algorithms.distillation.trainer",
         "GRPOTrainer": "nemo_rl.algorithms.grpo.trainer",
+        "RMTrainer": "nemo_rl.algorithms.rm.trainer",
         "SFTTrainer": "nemo_rl.algorithms.sft.trainer",
         "TrainResult": "nemo_rl.trainers.state",
         "train": "nemo_rl.api.train",

@@ -1,4 +1,4 @@
-"""GRPO, SFT, DPO(policy, config).train(): trainers for a policy that exists already.
+"""GRPO, SFT, DPO, RM(policy, config).train(): trainers for a policy that is there.
 
 Adaptors: the loop, the data and the losses are those of the trainers.
 """
@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from nemo_rl.algorithms.dpo.trainer import DPOTrainer
 from nemo_rl.algorithms.grpo.trainer import GRPOTrainer
 from nemo_rl.algorithms.interfaces import AlgorithmInterface
+from nemo_rl.algorithms.rm.trainer import RMTrainer
 from nemo_rl.algorithms.sft.trainer import SFTTrainer
 from nemo_rl.config.base import BaseConfig
 from nemo_rl.models.policy.interfaces import PolicyInterface
@@ -90,6 +91,12 @@ class SFT(PolicyFirst):
     """Supervised fine-tuning of a given policy; see ``PolicyFirst``."""
 
     trainer: ClassVar[type[BaseTrainer]] = SFTTrainer
+
+
+class RM(PolicyFirst):
+    """Reward-model training of a given policy; see ``PolicyFirst``."""
+
+    trainer: ClassVar[type[BaseTrainer]] = RMTrainer
 
 
 class DPO(PolicyFirst):

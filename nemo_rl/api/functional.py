@@ -40,6 +40,14 @@ _ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
         config="nemo_rl.algorithms.dpo.config:DPOMasterConfig",
         trainer="nemo_rl.algorithms.dpo.trainer:DPOTrainer",
     ),
+    "rm": AlgorithmEntry(
+        config="nemo_rl.algorithms.rm.config:RMMasterConfig",
+        trainer="nemo_rl.algorithms.rm.trainer:RMTrainer",
+    ),
+    "distillation": AlgorithmEntry(
+        config="nemo_rl.algorithms.distillation.config:DistillationMasterConfig",
+        trainer="nemo_rl.algorithms.distillation.trainer:DistillationTrainer",
+    ),
 }
 """Name -> entry, or a trainer class of one's own."""
 

@@ -25,6 +25,8 @@ class MasterConfig(BaseConfig):
     """Values that this algorithm sets in the common sections unless a recipe does."""
     samples: ClassVar[bool] = True
     """Whether responses are sampled; where not, the generation section has no say."""
+    scores: ClassVar[bool] = False
+    """Whether a reward model is trained."""
 
     algorithm: str | None = None
     """Name of the algorithm; None: the one whose section the recipe has."""

@@ -23,6 +23,12 @@ def validate_master(config: MasterConfig) -> None:
             do not fit, or a setting needs another machine.
     """
     _validate_lengths(config)
+    scored = config.policy.reward_model_cfg.enabled
+    if scored and not config.scores:
+        raise ConfigurationError(
+            "policy.reward_model_cfg.enabled=true, but only algorithm 'rm' trains a "
+            "reward model. Set it to false, or use the section rm."
+        )
     megatron, cluster = config.policy.megatron_cfg, config.cluster
     dims = config.parallel_dims
     if megatron.layer_spec == "te" and not cluster.use_gpus:

@@ -91,17 +91,22 @@ class RolloutBatch(PromptBatch):
     """
 
     prompt_lengths: torch.Tensor
-    """[B] int64, tokens before the response."""
+    """[B] int64, tokens before the first response."""
     token_mask: torch.Tensor
-    """[B, S] float32; 1 on tokens of the response, EOS included."""
+    """[B, S] float32; 1 on sampled tokens, EOS included."""
     generation_logprobs: torch.Tensor
     """[B, S] float32, log-probability at sampling; 0 where token_mask is 0."""
     group: torch.Tensor
     """[B] int64, index of the prompt in the step's batch: what a baseline groups by."""
     response: list[str]
-    """Decoded response without the stop token."""
+    """Decoded response without the stop token; the last one of several."""
+    conversation: list[list[Message]]
+    """What policy and environment said after the prompt, in turn."""
+    num_turns: torch.Tensor
+    """[B] int64, responses in it. Between them stand the environment's observations,
+    where token_mask and generation_logprobs are 0."""
     rewards: torch.Tensor
-    """[B] float32."""
+    """[B] float32, summed over the turns."""
     truncated: torch.Tensor
     """[B] bool; the generator ran out of tokens before it stopped."""
     sample_mask: torch.Tensor

@@ -7,15 +7,16 @@ epoch is a permutation of its own seed, independent of every other random genera
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nemo_rl.config.data import DataConfig
 from nemo_rl.data.encoding import Encoder, EncoderContext
 from nemo_rl.data.prompts import PromptEncoder
-from nemo_rl.data.sources import describe_row, fingerprint, open_rows
+from nemo_rl.data.sources import describe_row, fingerprint, open_data
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.utils.exceptions import CheckpointError, DataError
 from nemo_rl.utils.seeding import derive_seed
@@ -78,18 +79,9 @@ class DataModule:
         if isinstance(dataset, DataModule):
             val_dataset = dataset._val_rows if val_dataset is None else val_dataset
             dataset = dataset._rows
-        self._rows = open_rows(
-            dataset, config.dataset_name, config.dataset_kwargs, search_dir
+        self._rows, self._val_rows = open_data(
+            config, dataset, val_dataset, seed=self.seed, search_dir=search_dir
         )
-        self._val_rows: Any = None
-        if val_dataset is not None or config.val_dataset_name is not None:
-            self._val_rows = open_rows(
-                val_dataset,
-                config.val_dataset_name,
-                config.val_dataset_kwargs,
-                search_dir,
-                split="validation",
-            )
         self._epoch = 0
         self._position = 0
         self._fingerprint: str | None = None
@@ -158,14 +150,14 @@ class DataModule:
         """
         self.steps_per_epoch(batch_size)
         order_of: int | None = None
-        order: list[int] = []
+        order: Any = ()
         while True:
             if self._position + batch_size > len(self._rows):
                 self._epoch, self._position = self._epoch + 1, 0
             if order_of != self._epoch:
                 order, order_of = self._order(self._epoch), self._epoch
             chosen = order[self._position : self._position + batch_size]
-            batch = self._batch(chosen, validation=False)
+            batch = self._batch([int(idx) for idx in chosen], validation=False)
             self._position += batch_size
             yield batch
 
@@ -241,11 +233,11 @@ class DataModule:
             message = "%d of %d validation rows are training rows too."
             logger.warning(message, len(shared), len(texts[True]))
 
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self._rows)))
-        if self.config.shuffle:
-            random.Random(derive_seed(self.seed, "data order", epoch)).shuffle(order)
-        return order
+    def _order(self, epoch: int) -> Any:
+        if not self.config.shuffle:
+            return range(len(self._rows))
+        generator = np.random.default_rng(derive_seed(self.seed, "data order", epoch))
+        return generator.permutation(len(self._rows))
 
     def _item(self, idx: int, validation: bool) -> dict[str, Any]:
         """Read and encode one row."""

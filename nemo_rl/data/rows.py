@@ -81,7 +81,7 @@ class RowReader:
         return ReadRow(
             messages=self._with_system(self._templated(messages)),
             answer=row.get(self._config.answer_key),
-            task_name=str(row.get("task_name") or "default"),
+            task_name=_task_name(row, where),
             row=row,
         )
 
@@ -233,6 +233,16 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str:
             f"{where}: field {key!r} must be a text that is not empty, got {value!r}."
         )
     return value
+
+
+def _task_name(row: Mapping[str, Any], where: str) -> str:
+    name = row.get("task_name")
+    if name is not None and not isinstance(name, str):
+        raise DataError(
+            f"{where}: field 'task_name' must be the name of an environment, got "
+            f"{name!r}."
+        )
+    return name or "default"
 
 
 def _answer(row: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

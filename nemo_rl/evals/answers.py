@@ -19,7 +19,7 @@ class Listener(EnvironmentInterface):
     """Passes everything on, and keeps what the environment reads out of responses.
 
     Attributes:
-        answers: of the last batch, one per response; None where none were read.
+        answers: of the last turn, one per response; None where none were read.
     """
 
     def __init__(self, environment: EnvironmentInterface) -> None:
@@ -33,6 +33,13 @@ class Listener(EnvironmentInterface):
         self.answers = found.answers
         return found
 
+    def shutdown(self) -> None:
+        """End what the environment has started, if it can."""
+        # A user's own need not be a subclass of ours.
+        end = getattr(self._environment, "shutdown", None)
+        if end is not None:
+            end()
+
     def global_post_process_and_metrics(self, batch: BatchedDataDict) -> Any:
         """Look at the whole batch as the environment does."""
         return self._environment.global_post_process_and_metrics(batch)
@@ -45,7 +52,8 @@ def answer_rows(
 
     Args:
         rollouts: of one batch.
-        answers: what the environment read out of the responses, if it read anything.
+        answers: what the environment read out of the responses, if it read anything;
+            of several turns only the last response is looked at.
         section: the eval section.
     """
     rows = rollout_rows(rollouts)
@@ -55,7 +63,7 @@ def answer_rows(
         row["sample"] = number % section.num_samples
         row["right"] = row["reward"] >= section.threshold
         row["vote"] = vote_of(row["response"], section.answer_pattern)
-        if section.answer_pattern is None and answers is not None:
+        if section.answer_pattern is None and answers and section.max_turns == 1:
             row["vote"] = answers[number]
     return rows
 

@@ -32,6 +32,7 @@ _FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
     "--k": ("k", {"type": int, "nargs": "+", "help": "k of pass@k and cons@k"}),
     "--temperature": ("temperature", {"type": float, "help": "of sampling"}),
     "--max-new-tokens": ("max_new_tokens", {"type": int, "help": "of an answer"}),
+    "--turns": ("max_turns", {"type": int, "help": "with the environment, at most"}),
     "--limit": ("max_prompts", {"type": int, "help": "only the first rows"}),
     "--threshold": ("threshold", {"type": float, "help": "reward of a right answer"}),
     "--answer-pattern": ("answer_pattern", {"help": "what votes, as an expression"}),

@@ -25,6 +25,8 @@ class EvalConfig(BaseConfig):
     """The k of pass@k and cons@k, each at most num_samples; None: 1 and num_samples."""
     greedy: bool = False
     """Take the likeliest token; answers are then all alike, so num_samples is 1."""
+    max_turns: int = Field(1, ge=1)
+    """Turns between model and environment, at most."""
     max_prompts: int | None = Field(None, ge=1)
     """At most the first this many rows; None: all."""
     batch_size: int = Field(64, ge=1)

@@ -64,7 +64,7 @@ def evaluate(
             ``max_total_sequence_length`` is the model's own unless given.
 
     Raises:
-        NemoRLError: an argument is wrong, before any worker is started; or the reward
+        NemoRLError: an argument is wrong (before any worker is started), or the reward
             or a worker failed.
 
     Example:
@@ -78,19 +78,20 @@ def evaluate(
     _settle_length(config, source)
     validate_master(config)
     tokenizer = _tokenizer(config, source)
-    data = _open_data(
-        None if _is_name(dataset) else dataset, config, tokenizer, recipe_dir
+    rows = None if _is_name(dataset) else dataset
+    data = _open_data(rows, config, tokenizer, recipe_dir)
+    listener = Listener(
+        make_environment(
+            config.env,
+            reward_fn=None if isinstance(reward_fn, str) else reward_fn,
+            default=data.default_environment,
+            search_dir=recipe_dir,
+        )
     )
-    environment = make_environment(
-        config.env,
-        reward_fn=None if isinstance(reward_fn, str) else reward_fn,
-        default=data.default_environment,
-        search_dir=recipe_dir,
-    )
-    environment = Listener(environment)
     facts = _facts(config, source)
     folder = None if output is None else Path(output).expanduser().absolute()
     with ExitStack() as stack:
+        stack.callback(listener.shutdown)
         recorder = None
         if folder is not None:
             recorder = RolloutRecorder(folder / "answers.jsonl")
@@ -100,15 +101,15 @@ def evaluate(
                 source, config, tokenizer, seed=config.eval.seed, scratch=folder
             )
         )
-        engine = RolloutEngine(policy, environment, tokenizer, seed=config.eval.seed)
-        rows = []
+        engine = _engine(policy, listener, tokenizer, config)
+        answers = []
         for rollouts in _rollouts(engine, data, config, progress or _silent):
-            found = answer_rows(rollouts, environment.answers, config.eval)
-            rows += found
+            found = answer_rows(rollouts, listener.answers, config.eval)
+            answers += found
             if recorder is not None:
                 recorder.record(source.step or 0, found, split="eval")
-    facts["num_prompts"] = len(rows) // config.eval.num_samples
-    result = EvalResult(estimates(rows, config.eval), facts, rows, folder)
+    facts["num_prompts"] = len(answers) // config.eval.num_samples
+    result = EvalResult(estimates(answers, config.eval), facts, answers, folder)
     write_report(result)
     return result
 
@@ -173,6 +174,19 @@ class _Questions(DataModule):
         """Both sides are the same rows."""
 
 
+def _engine(
+    policy: PolicyInterface, environment: Any, tokenizer: Any, config: EvalMasterConfig
+) -> RolloutEngine:
+    return RolloutEngine(
+        policy,
+        environment,
+        tokenizer,
+        seed=config.eval.seed,
+        max_turns=config.eval.max_turns,
+        max_total_length=config.policy.max_total_sequence_length,
+    )
+
+
 def _rollouts(
     engine: RolloutEngine, data: DataModule, config: EvalMasterConfig, told: Progress
 ) -> Iterator[BatchedDataDict]:
@@ -199,6 +213,7 @@ def _facts(config: EvalMasterConfig, source: ModelSource) -> dict[str, Any]:
         "dataset": config.data.dataset_name or "rows given in code",
         "dataset_kwargs": config.data.dataset_kwargs,
         "num_samples": section.num_samples,
+        "max_turns": section.max_turns,
         "temperature": 0.0 if section.greedy else sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,

@@ -169,12 +169,12 @@ class BaseTrainer(TrainerSetup):
         if self.state.step == 0 and self.validation.due(0):
             self._validate()
         status = "completed"
-        batches = self.data.batches(getattr(self.section, self.steps_key))
+        self._batches = self.data.batches(getattr(self.section, self.steps_key))
         while self.state.step < self.total_steps:
             status = self._stop_reason()
             if status != "completed":
                 break
-            self._one_step(next(batches))
+            self._one_step(next(self._batches))
         return self._finish(status)
 
     def stop(self, reason: str) -> None:

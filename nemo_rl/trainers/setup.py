@@ -122,22 +122,25 @@ class TrainerSetup:
             summarise=self._summarise,
         )
 
-    def _setup_environment(self, reward_fn: Any) -> None:
+    def _setup_environment(self, reward_fn: Any, *, needed: bool = False) -> None:
         env = self.config.env
-        scored = reward_fn is not None or env.reward_fn or env.name
+        scored = reward_fn is not None or env.reward_fn or env.chosen
         self.environment = None
         if scored and self.needs_reward is False:
             raise ConfigurationError(
                 f"{self.algorithm} trains on given answers and scores nothing: leave "
                 "reward_fn (env.reward_fn, env.name) out, or train with 'grpo'."
             )
-        if scored or self.needs_reward:
+        if scored or needed or self.needs_reward:
             self.environment = make_environment(
                 env,
                 reward_fn=reward_fn,
                 default=self.data.default_environment,
                 search_dir=self.config.recipe_dir,
             )
+            # A user's own need not be a subclass of ours.
+            end = getattr(self.environment, "shutdown", None)
+            self._teardown_steps += [end] if end is not None else []
 
     def _setup_checkpointing(self) -> None:
         self._resumed = None
@@ -208,11 +211,14 @@ class TrainerSetup:
     def _setup_policy(self) -> None:
         self.policy = self._make_policy()
 
-    def _make_policy(self, *, keep_reference: bool = False) -> PolicyInterface:
+    def _make_policy(
+        self, *, keep_reference: bool = False, teacher: str | None = None
+    ) -> PolicyInterface:
         """The policy that was given, or one on this run's cluster.
 
         Args:
             keep_reference: keep the initial weights for ``get_reference_logprobs``.
+            teacher: folder or name of a model to learn from.
         """
         config = self.config
         if self._given_policy is not None:
@@ -228,6 +234,7 @@ class TrainerSetup:
             policy,
             self.tokenizer,
             keep_reference=keep_reference,
+            teacher=teacher,
             seed=self.section.seed,
             threads=None if config.cluster.use_gpus else threads,
         )

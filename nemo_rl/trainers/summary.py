@@ -16,9 +16,10 @@ def run_facts(trainer: Any) -> dict[str, str]:
     config, dims = trainer.config, trainer.config.parallel_dims
     cluster = config.cluster
     kind = "GPU" if cluster.use_gpus else "CPU"
+    mixed = " + ".join(source.dataset_name for source in config.data.mixture)
     return {
         "model": config.policy.model_name,
-        "data": f"{config.data.dataset_name or 'given in code'}, "
+        "data": f"{config.data.dataset_name or mixed or 'given in code'}, "
         f"{len(trainer.data)} rows",
         "workers": (
             f"{dims.world_size} {kind} (TP{dims.tp} PP{dims.pp} DP{dims.dp}) on "

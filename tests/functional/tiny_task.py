@@ -105,6 +105,34 @@ def sft_recipe(model: Path) -> dict[str, Any]:
 
 def dpo_recipe(model: Path, pairs: Path) -> dict[str, Any]:
     """DPO on 448 pairs of the right and a wrong answer under PP2, 20 steps."""
+    return {**_common(model, lr=1.0e-3, pp=2), **_pairs("dpo", pairs)}
+
+
+def rm_recipe(model: Path, pairs: Path) -> dict[str, Any]:
+    """A reward model on the same pairs under TP2, 20 steps."""
+    return {**_common(model, lr=1.0e-3, tp=2), **_pairs("rm", pairs)}
+
+
+def distillation_recipe(model: Path, teacher: Path) -> dict[str, Any]:
+    """Distillation of a better model under TP2: 64 responses a step, 40 steps."""
+    recipe = _common(model, lr=2.0e-3, tp=2)
+    recipe["policy"]["generation"] = {"max_new_tokens": 5}
+    return {
+        **recipe,
+        "algorithm": "distillation",
+        "teacher": {"model_name": str(teacher)},
+        "distillation": {
+            "num_prompts_per_step": 64,
+            "max_num_steps": 40,
+            "topk_logits_k": None,
+            "val_period": 40,
+            "val_at_start": True,
+        },
+        "data": DATA,
+    }
+
+
+def _pairs(algorithm: str, pairs: Path) -> dict[str, Any]:
     rows = ReverseDigitsDataset("train", num_validation=512)
     chosen = [rows[i] for i in range(512)]
     lines = [
@@ -118,13 +146,12 @@ def dpo_recipe(model: Path, pairs: Path) -> dict[str, Any]:
         for row in chosen
         if len(set(row["answer"])) > 1
     ]
-    pairs.write_text("\n".join(lines[:448]))
     held_out = pairs.with_name("held_out.jsonl")
+    pairs.write_text("\n".join(lines[:448]))
     held_out.write_text("\n".join(lines[448:]))
     return {
-        **_common(model, lr=1.0e-3, pp=2),
-        "algorithm": "dpo",
-        "dpo": {
+        "algorithm": algorithm,
+        algorithm: {
             "batch_size": 32,
             "max_num_steps": 20,
             "max_num_epochs": 2,

@@ -40,8 +40,10 @@ READS_THE_ENVIRONMENT = {
 }
 
 TESTED_ELSEWHERE = {
+    "algorithms/distillation/trainer.py": "functional/test_learning.py",
     "algorithms/dpo/trainer.py": "functional/test_learning.py",
     "algorithms/grpo/trainer.py": "functional/test_learning.py",
+    "algorithms/rm/trainer.py": "functional/test_learning.py",
     "algorithms/sft/trainer.py": "functional/test_learning.py",
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",
@@ -51,7 +53,9 @@ TESTED_ELSEWHERE = {
         "unit/backends/training/megatron/test_model.py"
     ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
+    "trainers/sampling.py": "functional/test_learning.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
+    "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""

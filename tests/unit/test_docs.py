@@ -85,7 +85,7 @@ def commands(page: str, program: str) -> list[list[str]]:
 
 def test_evaluations_that_are_shown_can_be_asked_for() -> None:
     shown = commands("docs/evaluation.md", "nemo-rl eval")
-    assert len(shown) == 4
+    assert len(shown) == 5
     for arguments in shown:
         options = evals_cli.parse(arguments, "nemo-rl eval")
         keywords = evals_cli.keywords_of(options)

@@ -9,24 +9,16 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.loop import LoopConfig
+from nemo_rl.config.loop import RowLoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class DPOConfig(LoopConfig):
+class DPOConfig(RowLoopConfig):
     """The dpo section."""
 
-    batch_size: int = Field(32, ge=1)
-    """Preference pairs per step; policy.train_global_batch_size follows it."""
     beta: float = Field(0.1, gt=0)
     """Weight of the divergence from the reference policy."""
-    val_batches: int = Field(8, ge=1)
-    """Batches per validation."""
-    val_global_batch_size: int = Field(32, ge=1)
-    """Pairs per validation batch."""
-    val_micro_batch_size: int | None = Field(None, ge=1)
-    """Accepted; policy.logprob_batch_size is the size of a forward pass."""
     reference_policy_kl_penalty: float | None = Field(None, gt=0)
     """NeMo-RL's name of beta; wins over it if set."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
@@ -45,16 +37,6 @@ class DPOConfig(LoopConfig):
         if self.reference_policy_kl_penalty is not None:
             self._settle("beta", self.reference_policy_kl_penalty)
         return self
-
-    @property
-    def max_val_samples(self) -> int:
-        """Pairs per validation."""
-        return self.val_batches * self.val_global_batch_size
-
-    @property
-    def val_batch_size(self) -> int:
-        """Pairs per validation batch."""
-        return self.val_global_batch_size
 
 
 class DPOMasterConfig(MasterConfig):

@@ -52,9 +52,8 @@ class DPOLossFn(LossFunctionInterface):
             name: torch.where(counts > 0, value, 0.0).sum() / pairs
             for name, value in values.items()
         }
-        metrics = {name: share.detach() for name, share in shares.items()}
-        del metrics["loss"]
-        return shares["loss"], metrics
+        loss = shares.pop("loss")
+        return loss, {name: share.detach() for name, share in shares.items()}
 
 
 def pair_values(batch: Batch, logprobs: Tensor, config: DPOConfig) -> dict[str, Tensor]:

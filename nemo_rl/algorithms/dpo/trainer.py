@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from nemo_rl.algorithms.dpo.config import DPOMasterConfig
-from nemo_rl.algorithms.dpo.data import validation_metrics, validation_rows
-from nemo_rl.algorithms.dpo.loss import DPOLossFn
+from nemo_rl.algorithms.dpo.loss import DPOLossFn, pair_values
 from nemo_rl.data.encoding import Encoder
 from nemo_rl.data.preferences import PreferenceEncoder
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.metrics.pairs import pair_rows, row_means
 from nemo_rl.trainers.base import BaseTrainer
 
 
@@ -48,7 +48,8 @@ class DPOTrainer(BaseTrainer):
     def _evaluate(self, batch: BatchedDataDict) -> list[dict[str, Any]]:
         batch |= self.policy.get_reference_logprobs(batch)
         logprobs = self.policy.get_logprobs(batch)["logprobs"]
-        return validation_rows(batch, logprobs, self.section)
+        values = pair_values(batch, logprobs, self.section)
+        return pair_rows(values, batch["sample_mask"])
 
     def _summarise(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        return validation_metrics(rows)
+        return row_means(rows)

@@ -6,36 +6,18 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.loop import LoopConfig
+from nemo_rl.config.loop import RowLoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class SFTConfig(LoopConfig):
+class SFTConfig(RowLoopConfig):
     """The sft section."""
 
-    batch_size: int = Field(32, ge=1)
-    """Conversations per step; policy.train_global_batch_size follows it."""
     max_num_steps: int = Field(5000, ge=1)
     """Steps after which training ends."""
     max_num_epochs: int = Field(3, ge=1)
     """Passes over the data after which training ends."""
-    val_batches: int = Field(8, ge=1)
-    """Batches per validation."""
-    val_global_batch_size: int = Field(32, ge=1)
-    """Conversations per validation batch."""
-    val_micro_batch_size: int | None = Field(None, ge=1)
-    """Accepted; policy.logprob_batch_size is the size of a forward pass."""
-
-    @property
-    def max_val_samples(self) -> int:
-        """Conversations per validation."""
-        return self.val_batches * self.val_global_batch_size
-
-    @property
-    def val_batch_size(self) -> int:
-        """Conversations per validation batch."""
-        return self.val_global_batch_size
 
 
 class SFTMasterConfig(MasterConfig):

@@ -28,6 +28,7 @@ class PolicyWorker:
         model_folder: local Hugging Face folder of the base model.
         tokenizer_folder: loaded only when stop strings ask for text.
         keep_reference: keep the base weights for the KL penalty.
+        teacher_folder: local Hugging Face folder of a teacher, None without one.
         seed: the run's seed.
         threads: CPU threads of this rank.
     """
@@ -40,6 +41,7 @@ class PolicyWorker:
         model_folder: str,
         tokenizer_folder: str | None = None,
         keep_reference: bool = False,
+        teacher_folder: str | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -52,6 +54,7 @@ class PolicyWorker:
                 policy=self.policy,
                 model_folder=Path(model_folder),
                 keep_reference=keep_reference,
+                teacher_folder=Path(teacher_folder) if teacher_folder else None,
                 seed=seed,
                 threads=threads,
             )
@@ -86,6 +89,10 @@ class PolicyWorker:
     def get_reference_logprobs(self, batch: dict[str, Any]) -> torch.Tensor | None:
         """As ``get_logprobs`` under the base weights."""
         return self.training.get_reference_logprobs(batch)
+
+    def get_scores(self, batch: dict[str, Any]) -> torch.Tensor | None:
+        """A reward model's scores of this replica's rows; None off the last stage."""
+        return self.training.get_scores(batch)
 
     def train_step(
         self, batch: dict[str, Any], loss_fn: LossFunction

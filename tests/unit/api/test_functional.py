@@ -45,7 +45,9 @@ def test_config_classes() -> None:
         config_class("gpro")
 
 
-@pytest.mark.parametrize(("algorithm", "name"), [("sft", "SFT"), ("dpo", "DPO")])
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("sft", "SFT"), ("dpo", "DPO"), ("rm", "RM")]
+)
 def test_every_algorithm_has_its_trainer(algorithm: str, name: str) -> None:
     config = build_config("m", algorithm, gpus_per_node=1)
     assert type(create_trainer(config)).__name__ == f"{name}Trainer"

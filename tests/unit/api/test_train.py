@@ -77,6 +77,13 @@ def test_keywords_reach_their_places() -> None:
     assert result["callbacks"] is callbacks and result["val_dataset"] == "other"
 
 
+def test_a_mixture_is_a_dataset() -> None:
+    mixture = [{"dataset_name": "arithmetic"}]
+    for arguments in ({"mixture": mixture}, {"data": {"mixture": mixture}}):
+        result: Any = train("m", **arguments)
+        assert result["config"].data.mixture[0].dataset_name == "arithmetic"
+
+
 def test_reward_by_name_goes_into_the_recipe() -> None:
     result: Any = train("m", "d", "rewards:score", env={"kwargs": {"a": 1}})
     assert result["reward_fn"] is None

@@ -120,6 +120,36 @@ def test_what_the_environment_reads_out_votes(model) -> None:
     assert (result["pass@1"], result["cons@4"]) == (0.5, 0.0)
 
 
+class TwoTurns(EnvironmentInterface):
+    """Asks again once, and gives half a point each time."""
+
+    ended = False
+
+    def step(self, message_log_batch, metadata):
+        rows = len(message_log_batch)
+        over = [sum(m["role"] == "assistant" for m in t) > 1 for t in message_log_batch]
+        return EnvironmentReturn(
+            [{"role": "user", "content": "again"}] * rows,
+            [None] * rows,
+            [None] * rows,
+            torch.full((rows,), 0.5),
+            torch.tensor(over),
+            ["read"] * rows,
+        )
+
+    def shutdown(self):
+        self.ended = True
+
+
+def test_several_turns_with_an_environment_that_is_ended(model) -> None:
+    environment = TwoTurns()
+    result = ask(model, env={}, reward_fn=environment, max_turns=3)
+    assert result["pass@1"] == 1.0 and environment.ended
+    (row, *_) = result.answers
+    assert row["num_turns"] == 2 and row["vote"] == row["response"]
+    assert ask(model, env={}, reward_fn=TwoTurns())["pass@1"] == 0.0
+
+
 def test_lengths_are_the_models_unless_given(model) -> None:
     with pytest.raises(ConfigurationError, match="max_new_tokens=300 exceeds"):
         ask(model, max_new_tokens=300)  # the model has 256 positions
