@@ -72,8 +72,13 @@ def make_environment(
         if combined is not None:
             return combined
     given = reward_fn is not None or not isinstance(chosen, str)
-    build = partial(_build, config, given=chosen if given else None, default=default)
-    build = partial(build, search_dir=None if search_dir is None else Path(search_dir))
+    build = partial(
+        _build,
+        config,
+        given=chosen if given else None,
+        default=default,
+        search_dir=None if search_dir is None else Path(search_dir),
+    )
     workers = config.num_workers
     if workers is None:
         workers = 1 if not given and chosen in _OWN_PROCESS else 0
