@@ -26,6 +26,8 @@ GRACE_S = 10.0
 _CHUNK = 1 << 16
 
 
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+"""What a process inherits: it handles text that nobody has read, and needs no keys."""
 _PROGRAM = "nemo_rl.environments.line_worker"
 
 
@@ -99,7 +101,9 @@ class _Worker:
     """One process and the request it works on."""
 
     def __init__(self, function: str, limit_s: float) -> None:
-        variables = inherited() | worker_env(use_gpus=False)
+        own = inherited()
+        variables = {name: own[name] for name in _KEPT if name in own}
+        variables |= worker_env(use_gpus=False)
         variables["PYTHONPATH"] = driver_python_path()
         self._process = subprocess.Popen(
             [sys.executable, "-m", _PROGRAM, function, str(limit_s)],

@@ -38,6 +38,12 @@ def test_outcomes_are_in_order_whatever_happens(workers):
     assert workers.map([]) == []
 
 
+def test_keys_of_the_user_are_not_handed_on(workers, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "of the user")
+    (outcome,) = workers.map([{"what": "variable"}])
+    assert outcome.value == {"value": None, "pid": 0}
+
+
 def test_a_function_that_cannot_be_imported():
     with pytest.raises(ConfigurationError, match="has no 'wrok'. Did you mean work"):
         LineWorkers(WORK.replace(":work", ":wrok"), 1, 1.0).map([{}])
