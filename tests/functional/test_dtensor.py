@@ -1,0 +1,252 @@
+"""The DTensor engine computes what the Megatron engine computes, under every layout.
+
+Covers FSDP2 over two ranks, TP2, and both engines on the same weights, on CPU in fp32
+over gloo; bf16 with fp32 masters on one rank. Does not cover NCCL or cpu_offload.
+Every group of ranks runs several cases one after the other: to start it costs most.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
+from nemo_rl.algorithms.grpo.loss import GRPOLossFn
+from nemo_rl.backends.factory import get_generation_backend
+from nemo_rl.backends.generation.base import SamplingParams
+from nemo_rl.config.backends import generation_backend
+from tests.fakes import models
+from tests.functional.engines import (
+    dtensor_config,
+    engine,
+    grpo_batch,
+    policy_config,
+    shard,
+    with_counts,
+)
+from tests.functional.ranks import run_ranks
+
+FAMILIES = {"llama": False, "qwen2": True, "qwen3": False}
+"""Family to whether embeddings are tied: with biases, with q/k norm, with neither."""
+ONE = {
+    "plain": {},
+    "recomputed": {"dtensor_cfg": {"activation_checkpointing": True}},
+    "micro 3": {"train_micro_batch_size": 3, "logprob_chunk_size": 5},
+    "padded": {"make_sequence_length_divisible_by": 8},
+}
+"""Settings that change no number."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("models")
+    return {
+        family: models.save(base / family, family, tied=tied, layers=2)
+        for family, tied in FAMILIES.items()
+    }
+
+
+def _life(rank, folder, config):
+    """Log-probs, three updates, and the weights they leave."""
+    backend = engine(rank, folder, config)
+    loss_fn = GRPOLossFn(ClippedPGLossConfig(reference_policy_kl_penalty=0.1))
+    logprobs = backend.get_logprobs(grpo_batch())
+    losses, norms = [], []
+    for update in range(3):
+        batch = shard(grpo_batch(seed=update), rank, config)
+        result = backend.train_step(batch, loss_fn)
+        norms.append(result["grad_norm"])
+        losses.append(sum(m["loss"] for m in result["micro_metrics"]))
+    weights = {name: w.clone() for name, w in backend.export_weights()}
+    return logprobs, torch.tensor(losses), torch.tensor(norms), weights
+
+
+def _one_after_another(function, rank, cases):
+    """Cases in one process group; Megatron keeps groups of its own besides."""
+    from megatron.core import parallel_state
+
+    results = []
+    for case in cases:
+        results.append(function(rank, *case))
+        if parallel_state.is_initialized():
+            parallel_state.destroy_model_parallel()
+    return results
+
+
+def _lives(rank, cases):
+    return _one_after_another(_life, rank, cases)
+
+
+@pytest.fixture(scope="module")
+def megatron(folders):
+    cases = [(folder, policy_config()) for folder in folders.values()]
+    (lives,) = run_ranks(_lives, 1, cases)
+    return dict(zip(folders, lives, strict=True))
+
+
+def assert_same(got, want, tolerance=1e-5):
+    for mine, theirs in zip(got[:3], want[:3], strict=True):
+        torch.testing.assert_close(mine, theirs, atol=tolerance, rtol=tolerance)
+    assert got[3].keys() == want[3].keys()
+    for name, value in want[3].items():
+        difference = (got[3][name] - value).abs().max().item()
+        assert difference <= tolerance, (name, difference)
+
+
+def test_dtensor_equals_megatron_on_one_rank(folders, megatron):
+    cases = [(folder, dtensor_config()) for folder in folders.values()]
+    changed = [(folders["qwen2"], dtensor_config(**c)) for c in ONE.values()]
+    (lives,) = run_ranks(_lives, 1, [*cases, *changed])
+    for family, got in zip(folders, lives, strict=False):
+        assert_same(got, megatron[family])
+    for got in lives[len(cases) :]:
+        assert_same(got, megatron["qwen2"])
+
+
+def test_dtensor_equals_megatron_on_two_ranks(folders, megatron):
+    """TP2 and FSDP over two ranks, in one group."""
+    layouts = [(family, tp) for family in folders for tp in (2, 1)]
+    cases = [(folders[family], dtensor_config(tp)) for family, tp in layouts]
+    results = run_ranks(_lives, 2, cases)
+    for case, (family, tp) in enumerate(layouts):
+        parts = [ranks[case] for ranks in results]
+        # Ranks of one replica report the same loss, replicas report shares of it.
+        loss = sum(part[1] for part in parts) / tp
+        for part in parts:
+            assert_same((part[0], loss, *part[2:]), megatron[family])
+
+
+class Entropy:
+    """Two rows at once, and the entropy of what each token was drawn from."""
+
+    rows_per_sample = 2
+    needs_entropy = True
+
+    def __call__(self, batch, output):
+        mask = batch["token_mask"] * batch["sample_mask"][:, None]
+        share = -(output.entropy * mask).sum() / batch["global_valid_tokens"]
+        rows = torch.tensor(float(len(mask)))
+        outside = (output.entropy * (1 - batch["token_mask"])).abs().sum()
+        return share, {"rows": rows, "outside": outside}
+
+
+def _entropies(rank, folder):
+    import transformers
+
+    config = dtensor_config(generation={"temperature": 2.0}, logprob_chunk_size=7)
+    backend = engine(rank, folder, config)
+    result = backend.train_step(with_counts(grpo_batch()), Entropy())
+    batch = grpo_batch()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    with torch.no_grad():
+        scores = torch.log_softmax(model(batch["input_ids"]).logits / 2.0, -1)
+    entropy = -(scores.exp() * scores).sum(-1)[:, :-1]
+    mask = batch["token_mask"][:, 1:] * batch["sample_mask"][:, None]
+    return result, -((entropy * mask).sum() / mask.sum()).item()
+
+
+def test_dtensor_loss_gets_entropy_and_whole_samples(folders):
+    ((result, want),) = run_ranks(_entropies, 1, folders["llama"])
+    micro = result["micro_metrics"]
+    assert [m["rows"] for m in micro] == [4.0, 4.0]
+    assert sum(m["loss"] for m in micro) == pytest.approx(want, abs=1e-5)
+    assert all(m["outside"] == 0 for m in micro)
+    assert result["grad_norm"] > 0
+
+
+PARAMS = {"max_new_tokens": 9, "max_total_length": 64, "stop_token_ids": (2, 40, 41)}
+
+
+def _sampled(rank, folder, config, params):
+    backend = engine(rank, folder, config)
+    sampler = get_generation_backend(generation_backend(config))
+    sampler.setup(backend)
+    lengths = torch.tensor([3, 7, 5, 7, 3, 6])
+    generator = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, 131, (6, 7), generator=generator)
+    ids[3] = ids[1]  # two samples of one prompt share their prefill
+    ids = torch.where(torch.arange(7)[None] < lengths[:, None], ids, 0)
+    prompts = {
+        "input_ids": ids,
+        "input_lengths": lengths,
+        "sampling_seed": torch.arange(6) + 11,
+    }
+    if config.dtensor_cfg.tensor_parallel_size < rank.world_size and rank.rank:
+        # Replicas need not sample equally long: no pass may wait for the other's.
+        params = {**params, "max_new_tokens": 4}
+    output = sampler.generate(prompts, SamplingParams(**params))
+    # The next update must see what is written, not what was gathered for sampling.
+    loss_fn = GRPOLossFn(ClippedPGLossConfig(reference_policy_kl_penalty=0.1))
+    backend.train_step(shard(grpo_batch(), rank, config), loss_fn)
+    again = sampler.generate(prompts, SamplingParams(**params))
+    columns = torch.arange(again["output_ids"].shape[1])[None]
+    ends = again["unpadded_sequence_lengths"]
+    starts = prompts["input_lengths"]
+    mask = ((columns >= starts[:, None]) & (columns < ends[:, None])).float()
+    scored = backend.get_logprobs(
+        {"input_ids": again["output_ids"], "input_lengths": ends, "token_mask": mask}
+    )
+    gap = ((scored - again["logprobs"]) * mask).abs().max().item()
+    return output, gap
+
+
+def _samples(rank, cases):
+    return _one_after_another(_sampled, rank, cases)
+
+
+def test_hf_generation_samples_what_megatron_samples(folders):
+    folder = folders["qwen3"]
+    greedy = {**PARAMS, "temperature": 0.0, "batch_size": 4}
+    every = [PARAMS, greedy]
+    (want,) = run_ranks(_samples, 1, [(folder, policy_config(), p) for p in every])
+    (one,) = run_ranks(_samples, 1, [(folder, dtensor_config(), p) for p in every])
+    cases = [(folder, dtensor_config(2), PARAMS), (folder, dtensor_config(), greedy)]
+    two = run_ranks(_samples, 2, cases)
+    assert want[0][0]["output_ids"].tolist() != want[1][0]["output_ids"].tolist()
+    for case, (output, gap) in enumerate([*one, *two[0]]):
+        expected = want[case % 2][0]
+        for key in ("output_ids", "truncated", "unpadded_sequence_lengths"):
+            assert torch.equal(output[key], expected[key]), (case, key)
+        torch.testing.assert_close(output["logprobs"], expected["logprobs"])
+        assert gap <= 1e-4
+    for case, (output, gap) in enumerate(two[1]):
+        assert gap <= 1e-4
+        width = output["output_ids"].shape[1]
+        expected = want[case % 2][0]["output_ids"][:, :width]
+        kept = output["output_ids"] != 0
+        assert torch.equal(output["output_ids"][kept], expected[kept])
+
+
+def _bf16(rank, folder):
+    kwargs = {"kwargs": {"lr": 1e-5, "weight_decay": 0.0}}
+    config = dtensor_config(precision="bfloat16", optimizer=kwargs)
+    backend = engine(rank, folder, config, keep_reference=True)
+    before = {name: w.clone() for name, w in backend.sharded.local_weights().items()}
+    loss_fn = GRPOLossFn(ClippedPGLossConfig(reference_policy_kl_penalty=0.1))
+    first = backend.get_logprobs(grpo_batch())
+    result = backend.train_step(with_counts(grpo_batch(seed=0)), loss_fn)
+    after = backend.sharded.local_weights()
+    moved = max((after[name] - before[name]).abs().max().item() for name in before)
+    reference = backend.get_reference_logprobs(grpo_batch())
+    exported = {name: w.dtype for name, w in backend.export_weights()}
+    dtypes = {w.dtype for w in after.values()}
+    return result, moved, dtypes, set(exported.values()), first, reference
+
+
+def test_dtensor_bfloat16_keeps_masters_in_fp32(folders, megatron):
+    ((result, moved, dtypes, exported, first, reference),) = run_ranks(
+        _bf16, 1, folders["llama"]
+    )
+    assert dtypes == {torch.float32} and exported == {torch.bfloat16}
+    # An update this small would vanish in a bf16 weight near 1.
+    assert 0 < moved < 2e-5
+    assert torch.equal(first, reference)
+    want = megatron["llama"]
+    assert (first - want[0]).abs().max() < 0.2
+    assert sum(m["loss"] for m in result["micro_metrics"]) == pytest.approx(
+        want[1][0].item(), abs=0.1
+    )
