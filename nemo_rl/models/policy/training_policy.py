@@ -98,8 +98,9 @@ class TrainingPolicy:
         metrics = {name: _share_sum(name, micro) for name in micro[0]}
         for name in [n for n in metrics if _extreme_of(n) and math.isinf(metrics[n])]:
             del metrics[name]
-        metrics["grad_norm"] = results[0]["grad_norm"]
-        metrics["learning_rate"] = results[0]["learning_rate"]
+        for name in ("grad_norm", "learning_rate"):
+            if name in results[0]:  # an engine of one's own may not report it
+                metrics[name] = results[0][name]
         metrics["train_cpu_s"] = sum(result["cpu_s"] for result in results)
         peak = max(result["peak_memory_bytes"] for result in results)
         metrics["peak_memory_gib_max"] = peak / 2**30
@@ -121,6 +122,23 @@ class TrainingPolicy:
         shards = shard_over_replicas(padded, self.dims)
         results = self.workers.run_per_rank(method, [(s,) for s in shards])
         return torch.cat([results[r] for r in self.dims.dp_leaders()])[:rows]
+
+    def export_weights(self) -> dict[str, torch.Tensor]:
+        """All weights as full tensors on the CPU, under their Hugging Face names."""
+        first = {self.dims.rank_of(pp=stage) for stage in range(self.dims.pp)}
+        keep = [(rank in first,) for rank in range(self.dims.world_size)]
+        parts = self.workers.run_per_rank(
+            "export_weights", keep, timeout_s=_FILES_TIMEOUT_S
+        )
+        return {name: w for part in parts if part for name, w in part.items()}
+
+    def import_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Replace all weights on every rank; the optimizer's state stays."""
+        self.workers.run_all("import_weights", weights, timeout_s=_FILES_TIMEOUT_S)
+
+    def refit(self) -> None:
+        """Give generators that have weights of their own the trained ones."""
+        self.workers.run_all("refit", timeout_s=_FILES_TIMEOUT_S)
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
@@ -167,7 +185,7 @@ def _combine(name: str, values: list[float]) -> float:
 
 
 def _check_finite(metrics: dict[str, float]) -> None:
-    for name in ("loss", "grad_norm"):
+    for name in [n for n in ("loss", "grad_norm") if n in metrics]:
         if not torch.isfinite(torch.tensor(metrics[name])):
             raise TrainingError(
                 f"{name} is {metrics[name]}. The weights are no longer usable; resume "
