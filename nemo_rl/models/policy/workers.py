@@ -16,9 +16,13 @@ from typing import Any
 import torch
 
 from nemo_rl.backends import factory
-from nemo_rl.backends.generation.base import SamplingParams
+from nemo_rl.backends.generation.base import GenerationBackend, SamplingParams
 from nemo_rl.backends.platform.setup import peak_resident_bytes
-from nemo_rl.backends.training.base import EngineConfig, LossFunction
+from nemo_rl.backends.training.base import (
+    EngineConfig,
+    LossFunction,
+    TrainingBackend,
+)
 from nemo_rl.config.backends import generation_backend, training_backend
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
@@ -125,7 +129,7 @@ class PolicyWorker:
         if self.generation is None or getattr(self.generation, "shares_weights", False):
             return
         export = self._method("export_weights", "a generator with weights of its own")
-        update = getattr(self.generation, "update_weights", None)
+        update = _defined(self.generation, "update_weights", GenerationBackend)
         if update is None:
             raise _lacks(self.generation, "update_weights", "weights of its own")
         update(dict(export()))
@@ -178,10 +182,17 @@ class PolicyWorker:
         return getattr(self.training, "platform", None)
 
     def _method(self, name: str, needs: str) -> Callable[..., Any]:
-        method = getattr(self.training, name, None)
+        method = _defined(self.training, name, TrainingBackend)
         if method is None:
             raise _lacks(self.training, name, needs)
         return method
+
+
+def _defined(engine: Any, name: str, protocol: type) -> Callable[..., Any] | None:
+    """An engine's method; None if it has none but the protocol's empty one."""
+    method = getattr(engine, name, None)
+    empty = getattr(protocol, name, None)
+    return None if getattr(method, "__func__", method) is empty else method
 
 
 def _lacks(engine: Any, method: str, needs: str) -> ConfigurationError:

@@ -75,10 +75,10 @@ def test_classes_of_the_driver_are_known_in_a_worker():
     class Mine:
         pass
 
-    name = "tests.functional.own_engines:OwnGenerator"
+    name = "tests.fakes.workers:FakeWorkers"
     classes = factory.own_classes("mine", name)
     assert classes[("training", "mine")] is Mine
-    assert classes[("generation", name)].__name__ == "OwnGenerator"
+    assert classes[("generation", name)].__name__ == "FakeWorkers"
     assert factory.own_classes("megatron", "") == {}
     factory.REGISTERED["training"].clear()
     factory.adopt(classes)
