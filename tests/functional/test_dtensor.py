@@ -18,6 +18,7 @@ from nemo_rl.backends.factory import get_generation_backend
 from nemo_rl.backends.generation.base import SamplingParams
 from nemo_rl.config.backends import generation_backend
 from tests.fakes import models
+from tests.functional import tiny_task
 from tests.functional.engines import (
     dtensor_config,
     engine,
@@ -250,3 +251,56 @@ def test_dtensor_bfloat16_keeps_masters_in_fp32(folders, megatron):
     assert sum(m["loss"] for m in result["micro_metrics"]) == pytest.approx(
         want[1][0].item(), abs=0.1
     )
+
+
+def _grpo(_, folder):
+    """One process: the recipe's policy in place of workers over Ray."""
+    from nemo_rl.algorithms import GRPO
+    from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+    from nemo_rl.distributed.local import LocalCluster
+    from nemo_rl.models.policy import Policy
+
+    model = str(tiny_task.make_model(folder / "model", sft_steps=0))
+    recipe = tiny_task.recipe(Path(model), workers=1)
+    recipe["policy"] |= {
+        "dtensor_cfg": {"enabled": True},
+        "megatron_cfg": {},
+        "train_micro_batch_size": 32,
+    }
+    recipe["grpo"] |= {
+        "num_prompts_per_step": 8,
+        "num_generations_per_prompt": 4,
+        "max_num_steps": 3,
+        "val_period": 0,
+        "val_at_start": False,
+    }
+    recipe["loss_fn"]["reference_policy_kl_penalty"] = 0.01
+    recipe["checkpointing"]["checkpoint_dir"] = str(folder / "saved")
+    recipe["logger"] |= {"log_dir": str(folder / "logs"), "console": "off"}
+    config = GRPOMasterConfig.from_mapping(recipe)
+    policy = Policy(LocalCluster(), config.policy)
+    result = GRPO(policy, config).train(reward_fn=_letters)
+    further = config.merged({"grpo": {"max_num_steps": 4}})
+    resumed = GRPO(Policy(LocalCluster(), config.policy), further).train(
+        reward_fn=_letters
+    )
+    steps = [row["step"] for row in resumed.history]
+    return result.history, steps, str(resumed.hf_export_path)
+
+
+def _letters(prompt, response):
+    return float(sum(character.isalpha() for character in response))
+
+
+def test_dtensor_grpo_with_hf_generation_in_one_process(tmp_path):
+    import transformers
+
+    ((history, steps, export),) = run_ranks(_grpo, 1, tmp_path)
+    for row in history:
+        # The sampler's log-probs are the trainer's, also after updates.
+        assert row["sampling_importance_ratio"] == pytest.approx(1.0, abs=1e-4)
+        assert row["grad_norm"] > 0
+    assert history[-1]["train_tflops_per_worker"] > 0
+    assert steps == [4]
+    model = transformers.AutoModelForCausalLM.from_pretrained(export)
+    assert model.config.num_hidden_layers == 2
