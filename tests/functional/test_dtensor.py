@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
@@ -82,6 +83,7 @@ def _lives(rank, cases):
 
 @pytest.fixture(scope="module")
 def megatron(folders):
+    """By family: log-probs, losses, norms and weights of the Megatron engine."""
     cases = [(folder, policy_config()) for folder in folders.values()]
     (lives,) = run_ranks(_lives, 1, cases)
     return dict(zip(folders, lives, strict=True))
@@ -119,6 +121,48 @@ def test_dtensor_equals_megatron_on_two_ranks(folders, megatron):
             assert_same((part[0], loss, *part[2:]), megatron[family])
 
 
+OTHERS = {
+    "gemma2": models.tiny_config("gemma2", layers=2),
+    "gemma3": models.tiny_config("gemma3", tied=True, layers=3),
+    "gpt2": transformers.GPT2Config(vocab_size=131, n_embd=64, n_layer=2, n_head=4),
+    "granite": transformers.GraniteConfig(
+        vocab_size=131,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        logits_scaling=3.0,
+    ),
+}
+"""Bounded scores, windows, learned positions, and a family that Megatron lacks."""
+
+
+def _scores(rank, folders):
+    """Largest difference of log-probs from those of transformers itself."""
+    differences = {}
+    for folder in folders:
+        backend = engine(rank, folder, dtensor_config(max_total_sequence_length=64))
+        batch = grpo_batch()
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        )
+        with torch.no_grad():
+            scores = torch.log_softmax(model(batch["input_ids"]).logits, -1)
+        chosen = scores[:, :-1].gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        want = chosen * batch["token_mask"][:, 1:]
+        got = backend.get_logprobs(batch)[:, 1:]
+        differences[folder.name] = (got - want).abs().max().item()
+    return differences
+
+
+def test_dtensor_runs_what_transformers_runs(tmp_path):
+    for name, config in OTHERS.items():
+        models.build(config).save_pretrained(tmp_path / name)
+    (differences,) = run_ranks(_scores, 1, [tmp_path / name for name in OTHERS])
+    assert differences.keys() == OTHERS.keys()
+    assert max(differences.values()) <= 1e-5, differences
+
+
 class Entropy:
     """Two rows at once, and the entropy of what each token was drawn from."""
 
@@ -134,8 +178,6 @@ class Entropy:
 
 
 def _entropies(rank, folder):
-    import transformers
-
     config = dtensor_config(generation={"temperature": 2.0}, logprob_chunk_size=7)
     backend = engine(rank, folder, config)
     result = backend.train_step(with_counts(grpo_batch()), Entropy())
@@ -293,8 +335,6 @@ def _letters(prompt, response):
 
 
 def test_dtensor_grpo_with_hf_generation_in_one_process(tmp_path):
-    import transformers
-
     ((history, steps, export),) = run_ranks(_grpo, 1, tmp_path)
     for row in history:
         # The sampler's log-probs are the trainer's, also after updates.

@@ -95,6 +95,24 @@ def write_description(
     write_config(path / HF_PART, changes)
 
 
-def read_contents(path: Path) -> dict[str, Any]:
-    """The facts given to ``write_description``."""
-    return json.loads((path / _CONTENTS).read_text())
+def read_contents(path: Path, engine: str) -> dict[str, Any]:
+    """The facts given to ``write_description``.
+
+    Args:
+        path: the checkpoint.
+        engine: the one that reads; its name is the fact ``engine``.
+
+    Raises:
+        CheckpointError: missing or damaged, or written by another engine.
+    """
+    with reading(path):
+        contents = dict(json.loads((path / _CONTENTS).read_text()))
+    writer = contents.get("engine", "megatron")
+    if writer != engine:
+        raise CheckpointError(
+            f"the checkpoint in {path} was written by the training backend {writer!r} "
+            f"and {engine!r} is on. Go on with {writer!r}, or choose another "
+            "checkpointing.checkpoint_dir and start from the weights alone: name a "
+            "Hugging Face folder of them in policy.model_name."
+        )
+    return contents

@@ -64,7 +64,7 @@ def save(
         save_generators(path / GENERATORS, _layout(model))
         if dist.get_rank() == 0:
             contents = {"optimizer": with_moments, "updates": updates}
-            write_description(path, model.folder, changes, **contents)
+            write_description(path, model.folder, changes, engine="dtensor", **contents)
 
 
 def load(path: Path, model: ShardedModel, optimizer: torch.optim.AdamW) -> int:
@@ -76,8 +76,8 @@ def load(path: Path, model: ShardedModel, optimizer: torch.optim.AdamW) -> int:
     Raises:
         CheckpointError: missing or damaged files, or another model's shapes.
     """
+    contents = read_contents(path, "dtensor")
     with reading(path):
-        contents = read_contents(path)
         updates = int(contents["updates"])
         # torch unpickles the index as it is: look at it first.
         read_index(path / WEIGHTS)

@@ -217,11 +217,13 @@ def _empty_model(folder: Path, overrides: dict[str, Any]) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             str(folder), trust_remote_code=False, **overrides
         )
+        options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+            # Fused kernels leave the bound of the scores out without a word.
+            options["attn_implementation"] = "eager"
         # The allocator gives large tensors no pages before they are written.
         with no_init_weights():
-            model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32, trust_remote_code=False
-            )
+            model = transformers.AutoModelForCausalLM.from_config(config, **options)
     except (ValueError, KeyError, OSError) as error:
         raise ConfigurationError(
             f"transformers cannot build the model of {folder}: {error}"

@@ -105,7 +105,8 @@ def save(
         tracked = dict(_tracker().get_states())
         save_generators(path / GENERATORS, _layout(), megatron=tracked)
         if dist.get_rank() == 0:
-            write_description(path, *description, optimizer=optimizer is not None)
+            contents = {"engine": "megatron", "optimizer": optimizer is not None}
+            write_description(path, *description, **contents)
 
 
 def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -117,9 +118,9 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or damaged files, or another model's shapes.
     """
+    contents = read_contents(path, "megatron")
     with reading(path, CheckpointingException):
-        with_optimizer = read_contents(path)["optimizer"]
-        saved = optimizer if with_optimizer else None
+        saved = optimizer if contents["optimizer"] else None
         _refuse_code(path / WEIGHTS)
         state = read_weights(path / WEIGHTS, model, saved)
         generators = read_generators(path / GENERATORS, _layout())

@@ -153,9 +153,12 @@ def test_what_a_checkpoint_lacks_is_said(source, written, tmp_path):
     part.write_bytes(part.read_bytes()[:1000])
     code = Path(shutil.copytree(path / "checkpoint", tmp_path / "code"))
     (code / "weights" / ".metadata").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    paths = [path / "without", cut, code, tmp_path / "none"]
-    ((without, *broken),) = run_ranks(_loads, 1, source, paths)
+    other = Path(shutil.copytree(path / "checkpoint", tmp_path / "other"))
+    (other / "contents.json").write_text('{"optimizer": true}')
+    paths = [path / "without", other, cut, code, tmp_path / "none"]
+    ((without, theirs, *broken),) = run_ranks(_loads, 1, source, paths)
     assert without == (2, 0)
+    assert "by the training backend 'megatron' and 'dtensor' is on. Go on" in theirs
     for error in broken:
         assert "could not read the checkpoint" in error, error
-    assert "asks for os.system" in broken[1] or "os" in broken[1]
+    assert "it asks for os.system" in broken[1]
