@@ -7,6 +7,7 @@ ranks by a plan); a layer is gathered in ``policy.precision`` while it runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,12 +32,19 @@ from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import require
 
+# A weight divided over both axes is gathered in two steps, which torch advises against
+# every time; it happens when weights are exported.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+
 DP, TP = "dp", "tp"
 """Axes of the mesh; without tensor parallelism it has the first alone."""
 
 
 def make_mesh(device: torch.device, world_size: int, tp: int) -> DeviceMesh:
     """The mesh of all ranks, tensor-parallel ranks next to one another."""
+    if device.type == "cuda":
+        # A mesh made before CUDA is initialised would choose a device of its own.
+        torch.cuda.init()
     if tp == 1:
         return init_device_mesh(device.type, (world_size,), mesh_dim_names=(DP,))
     shape = (world_size // tp, tp)
@@ -73,7 +81,7 @@ class ShardedModel:
         head = self.module.get_output_embeddings()
         head.register_forward_pre_hook(self._selected_positions)
         if section.activation_checkpointing:
-            self.module.gradient_checkpointing_enable({"use_reentrant": False})
+            _recompute_layers(self.module)
         self.summed: set[str] = set()
         if TP in (mesh.mesh_dim_names or ()):
             plan = plan_for(self.module, section.custom_parallel_plan)
@@ -230,6 +238,15 @@ def _empty_model(folder: Path, overrides: dict[str, Any]) -> Any:
         ) from None
     model.tie_weights()
     return model
+
+
+def _recompute_layers(model: Any) -> None:
+    try:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigurationError(
+            f"policy.dtensor_cfg.activation_checkpointing: {error} Set it to false."
+        ) from None
 
 
 def _layers(model: Any) -> list[Any]:
