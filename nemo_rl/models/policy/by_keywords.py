@@ -26,7 +26,8 @@ class MegatronPolicy(Policy):
         model_name: folder or name of the model.
         tokenizer: as for ``Policy``.
         cluster: None starts a process in place for one worker.
-        **kwargs: fields of ``policy.megatron_cfg`` or of the policy section.
+        **kwargs: fields of ``policy.megatron_cfg`` or of the policy section. Without
+            ``train_global_batch_size`` every ``train`` makes one update.
 
     Example:
         >>> MegatronPolicy("my-model", tensor_model_parallel_size=2)  # doctest: +SKIP
@@ -42,6 +43,7 @@ class MegatronPolicy(Policy):
         section = _sorted(type(self).__name__, kwargs, MegatronConfig, "megatron_cfg")
         config = {**section, "model_name": model_name}
         super().__init__(cluster or LocalCluster(), config, tokenizer)
+        self.training.one_update = "train_global_batch_size" not in config
 
 
 class HuggingFacePolicy(Policy):
@@ -54,7 +56,8 @@ class HuggingFacePolicy(Policy):
         **kwargs: fields of ``policy.dtensor_cfg`` or of the policy section. Of those
             of transformers: ``torch_dtype`` or ``dtype`` (``policy.precision``),
             ``device_map`` ("auto", "cpu" or "cuda"). ``trust_remote_code``,
-            ``load_in_8bit`` and ``load_in_4bit`` must be false.
+            ``load_in_8bit`` and ``load_in_4bit`` must be false. Without
+            ``train_global_batch_size`` every ``train`` makes one update.
 
     Raises:
         ConfigurationError: a keyword that is none of these, or cannot be.
@@ -76,6 +79,7 @@ class HuggingFacePolicy(Policy):
         config = {**section, "model_name": model_name}
         cluster = cluster or LocalCluster(use_gpus=use_gpus)
         super().__init__(cluster, config, tokenizer)
+        self.training.one_update = "train_global_batch_size" not in config
 
 
 _REFUSED = {

@@ -18,7 +18,7 @@ from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.utils.exceptions import TrainingError
+from nemo_rl.utils.exceptions import DataError, TrainingError
 
 _FILES_TIMEOUT_S = 3600.0
 """A file system that answers nothing for this long ends the run with a message."""
@@ -46,12 +46,16 @@ class TrainingPolicy:
         workers: one ``PolicyWorker`` per rank.
         dims: their layout.
         config: the policy section.
+
+    Attributes:
+        one_update: make one update of every batch, whatever its size.
     """
 
     def __init__(
         self, workers: WorkerGroup, dims: ParallelDims, config: PolicyConfig
     ) -> None:
         self.workers, self.dims, self.config = workers, dims, config
+        self.one_update = False
 
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """One update per ``train_global_batch_size`` rows, in order.
@@ -66,9 +70,18 @@ class TrainingPolicy:
             (``_min``, ``_max``) over no valid token at all is left out.
 
         Raises:
+            DataError: the batch is no multiple of an update's rows.
             TrainingError: the loss or the gradient is not finite.
         """
         size = self.config.train_global_batch_size * rows_per_sample(loss_fn)
+        if self.one_update:
+            size = data.size
+        if data.size % size or size % self.dims.dp:
+            raise DataError(
+                f"a batch of {data.size} rows does not split into updates of {size} "
+                f"rows over {self.dims.dp} copies of the model: change "
+                "policy.train_global_batch_size or the number of rows."
+            )
         updates = [
             self._update(data.slice(start, start + size), loss_fn)
             for start in range(0, data.size, size)

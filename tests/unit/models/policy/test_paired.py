@@ -136,12 +136,7 @@ def test_log_probs_are_never_made_up(source):
 def _pair(_, folder, logs):
     model = str(tiny_task.make_model(folder, sft_steps=0))
     common = {"torch_dtype": "float32", "max_total_sequence_length": 16}
-    learner = HuggingFacePolicy(
-        model,
-        train_global_batch_size=8,
-        optimizer={"kwargs": {"lr": 1e-2}},
-        **common,
-    )
+    learner = HuggingFacePolicy(model, optimizer={"kwargs": {"lr": 1e-2}}, **common)
     generator = HuggingFaceGeneration(model, max_new_tokens=4, **common)
     policy = PairedPolicy(learner, generator)
     config = {
