@@ -11,7 +11,11 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
+from nemo_rl.algorithms.distillation.config import DistillationMasterConfig
+from nemo_rl.algorithms.dpo.config import DPOMasterConfig
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+from nemo_rl.algorithms.rm.config import RMMasterConfig
+from nemo_rl.algorithms.sft.config import SFTMasterConfig
 from nemo_rl.config.availability import UNAVAILABLE
 from nemo_rl.config.keywords import KEYWORDS
 from nemo_rl.config.messages import section_in
@@ -78,7 +82,15 @@ def render() -> str:
     """Return the whole page."""
     parts = [HEAD]
     unused: dict[str, str] = {}
-    for name, field in GRPOMasterConfig.model_fields.items():
+    fields = dict(GRPOMasterConfig.model_fields)
+    for cls in (
+        SFTMasterConfig,
+        DPOMasterConfig,
+        RMMasterConfig,
+        DistillationMasterConfig,
+    ):
+        fields |= {k: v for k, v in cls.model_fields.items() if k not in fields}
+    for name, field in fields.items():
         section = section_in(field.annotation)
         if section is not None:
             parts.append(f"## {name}\n\n{_words(field.description)}\n")

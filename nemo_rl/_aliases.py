@@ -33,7 +33,6 @@ ALIASES: dict[str, dict[str, str]] = {
 }
 """Alias module -> second name -> "canonical.module:name"."""
 
-_GRPO_ONLY = "GRPO is the algorithm of this version: use nemo_rl.GRPOTrainer."
 _NO_VLLM = (
     "The training engine generates with its own weights: leave "
     "policy.generation.backend out, or use nemo_rl.models.generation."
@@ -41,19 +40,6 @@ _NO_VLLM = (
 )
 
 LATER: dict[str, dict[str, str]] = {
-    "nemo_rl": {"SFTTrainer": _GRPO_ONLY, "DPOTrainer": _GRPO_ONLY},
-    "nemo_rl.algorithms": {
-        "DPO": _GRPO_ONLY,
-        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
-        "DPOTrainer": _GRPO_ONLY,
-        "SFT": _GRPO_ONLY,
-        "SFTTrainer": _GRPO_ONLY,
-    },
-    "nemo_rl.algorithms.dpo": {
-        "DPOLossFn": "Use nemo_rl.algorithms.GRPOLossFn.",
-        "DPOTrainer": _GRPO_ONLY,
-    },
-    "nemo_rl.algorithms.sft": {"SFTTrainer": _GRPO_ONLY},
     "nemo_rl.models.generation": {
         "VllmConfig": _NO_VLLM,
         "VllmGeneration": _NO_VLLM,

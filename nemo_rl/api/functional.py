@@ -24,13 +24,8 @@ class AlgorithmEntry:
     """Where an algorithm's classes are, as "module:class"."""
 
     config: str
-    trainer: str | None
-    """None: the configuration exists, the trainer comes later."""
-    instead: str = ""
-    """What to use where there is no trainer."""
+    trainer: str
 
-
-_GRPO_IS_THERE = "Use algorithm 'grpo'."
 
 _ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
     "grpo": AlgorithmEntry(
@@ -39,13 +34,19 @@ _ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
     ),
     "sft": AlgorithmEntry(
         config="nemo_rl.algorithms.sft.config:SFTMasterConfig",
-        trainer=None,
-        instead=_GRPO_IS_THERE,
+        trainer="nemo_rl.algorithms.sft.trainer:SFTTrainer",
     ),
     "dpo": AlgorithmEntry(
         config="nemo_rl.algorithms.dpo.config:DPOMasterConfig",
-        trainer=None,
-        instead=_GRPO_IS_THERE,
+        trainer="nemo_rl.algorithms.dpo.trainer:DPOTrainer",
+    ),
+    "rm": AlgorithmEntry(
+        config="nemo_rl.algorithms.rm.config:RMMasterConfig",
+        trainer="nemo_rl.algorithms.rm.trainer:RMTrainer",
+    ),
+    "distillation": AlgorithmEntry(
+        config="nemo_rl.algorithms.distillation.config:DistillationMasterConfig",
+        trainer="nemo_rl.algorithms.distillation.trainer:DistillationTrainer",
     ),
 }
 """Name -> entry, or a trainer class of one's own."""
@@ -88,17 +89,10 @@ def trainer_class(algorithm: str) -> type:
     """Return an algorithm's trainer class; imports it, and with it torch.
 
     Raises:
-        ConfigurationError: no such algorithm, or it has no trainer in this version.
+        ConfigurationError: no such algorithm.
     """
     entry = _entry(algorithm)
-    if not isinstance(entry, AlgorithmEntry):
-        return entry
-    if entry.trainer is None:
-        raise ConfigurationError(
-            f"algorithm {algorithm!r} can be configured but not trained in this "
-            f"version. {entry.instead}"
-        )
-    return import_object(entry.trainer)
+    return import_object(entry.trainer) if isinstance(entry, AlgorithmEntry) else entry
 
 
 def algorithm_of(mapping: Mapping[str, Any] | BaseConfig) -> str:

@@ -16,12 +16,12 @@ from nemo_rl.api.functional import (
     trainer_class,
 )
 from nemo_rl.config.base import merge, plain
+from nemo_rl.config.environment import SECTIONS
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from nemo_rl.trainers.state import TrainResult
 
-_NEEDS_REWARD = {"grpo"}
 _FIT_ARGUMENTS = ("val_dataset", "callbacks")
 
 
@@ -41,7 +41,8 @@ def train(
             `datasets.Dataset` or `DataModule`; None where `data={...}` names one.
         reward_fn: `(prompt, response) -> float`, the same over lists, or
             "module:function"; None where the dataset brings its own.
-        algorithm: "grpo", or the name of an algorithm of your own.
+        algorithm: "grpo", "sft", "dpo", "rm", "distillation", or one of your own.
+            "sft", "dpo" and "rm" learn from given answers and take no `reward_fn`.
         **kwargs: `val_dataset` and `callbacks` go to `fit`; anything else is a
             keyword of the recipe: `max_steps`, `learning_rate`, `batch_size`,
             `max_sequence_length`, `precision`, any key whose name occurs once, or a
@@ -79,14 +80,15 @@ def _validate_inputs(
     algorithm: str,
     kwargs: Mapping[str, Any],
 ) -> None:
-    trainer_class(algorithm)
+    needs_reward = getattr(trainer_class(algorithm), "needs_reward", None)
     if not isinstance(model, (str, Path)) or not str(model).strip():
         raise ConfigurationError(
             f"model={model!r}: expected a folder or a model's name, "
             "for example 'smollm2-135m-instruct'."
         )
     data = plain(kwargs.get("data") or {})
-    if dataset is None and not (data.get("dataset_name") or kwargs.get("dataset_name")):
+    named = [d.get(key) for d in (data, kwargs) for key in ("dataset_name", "mixture")]
+    if dataset is None and not any(named):
         raise ConfigurationError(
             "dataset is missing: pass a name, a path, a list of rows or a dataset."
         )
@@ -99,13 +101,18 @@ def _validate_inputs(
             f"reward_fn={reward_fn!r} is not callable. Expected a function "
             "(prompt, response) -> float, or 'module:function'."
         )
+    if reward_fn is not None and needs_reward is False:
+        raise ConfigurationError(
+            f"algorithm {algorithm!r} learns from given answers and scores nothing: "
+            "leave reward_fn out, or use algorithm 'grpo'."
+        )
     if (
         reward_fn is None
-        and algorithm in _NEEDS_REWARD
+        and needs_reward
         and not isinstance(dataset, (str, type(None)))
     ):
         env = plain(kwargs.get("env") or {})
-        if not (env.get("name") or env.get("reward_fn") or env.get("math")):
+        if not any(env.get(key) for key in ("name", "reward_fn", *SECTIONS)):
             raise ConfigurationError(
                 "reward_fn is missing: these rows bring no reward of their own. Pass "
                 "a function (prompt, response) -> float."

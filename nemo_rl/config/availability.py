@@ -127,27 +127,8 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ("LoggerConfig", "swanlab_enabled"): Refusal(
         _on, "Use tensorboard_enabled, wandb_enabled or mlflow_enabled."
     ),
-    ("GRPOConfig", "max_rollout_turns"): Refusal(
-        _above_one, "Keep it at 1: one response per prompt."
-    ),
-    ("GRPOConfig", "use_dynamic_sampling"): Refusal(
-        _on,
-        "Set it to false; prompts whose rewards are all equal have advantage 0.",
-    ),
     ("AsyncGRPOConfig", "enabled"): Refusal(
         _on, "Set it to false: generation and training take turns."
-    ),
-    ("RewardShapingConfig", "enabled"): Refusal(
-        _on, "Shape the reward in your own env.reward_fn."
-    ),
-    ("RewardScalingConfig", "enabled"): Refusal(
-        _on, "Scale the reward in your own env.reward_fn."
-    ),
-    ("ClippedPGLossConfig", "sequence_level_importance_ratios"): Refusal(
-        _on, "Set it to false: ratios are per token."
-    ),
-    ("ClippedPGLossConfig", "use_kl_in_reward"): Refusal(
-        _on, "Set it to false: the penalty is a term of the loss."
     ),
 }
 """(section class, field) -> when its value is refused, and what to use instead."""

@@ -96,6 +96,11 @@ def check_backends(policy: PolicyConfig) -> None:
             "dtensor_cfg.enabled to true, name one in training_backend, or leave "
             "megatron_cfg.enabled out."
         )
+    if chosen == "dtensor" and policy.reward_model_cfg.enabled:
+        raise ValueError(
+            "reward_model_cfg.enabled=true, but reward models are trained by Megatron: "
+            "set dtensor_cfg.enabled to false."
+        )
     _check_sizes(policy, chosen)
     _check_generator(policy, chosen)
 

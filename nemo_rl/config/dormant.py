@@ -52,33 +52,3 @@ class AsyncGRPOConfig(BaseConfig):
     """Accepted, see enabled."""
     recompute_kv_cache_after_weight_updates: bool = False
     """Accepted, see enabled."""
-
-
-class RewardShapingConfig(BaseConfig):
-    """grpo.reward_shaping: penalty on long responses; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    overlong_buffer_length: int = 128
-    """Accepted, see enabled."""
-    overlong_buffer_penalty: float = 1.0
-    """Accepted, see enabled."""
-    max_response_length: int | None = None
-    """Accepted, see enabled."""
-    stop_properly_penalty_coef: float | None = None
-    """Accepted, see enabled."""
-
-
-class RewardScalingConfig(BaseConfig):
-    """grpo.reward_scaling: map rewards to another range; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    source_min: float = 0.0
-    """Accepted, see enabled."""
-    source_max: float = 1.0
-    """Accepted, see enabled."""
-    target_min: float = 0.0
-    """Accepted, see enabled."""
-    target_max: float = 1.0
-    """Accepted, see enabled."""

@@ -26,6 +26,29 @@ class LoopConfig(BaseConfig):
     """Seed of data order and sampling."""
 
 
+class RowLoopConfig(LoopConfig):
+    """The loop of an algorithm that learns from the rows of a data set themselves."""
+
+    batch_size: int = Field(32, ge=1)
+    """Rows of the data set per step; policy.train_global_batch_size follows it."""
+    val_batches: int = Field(8, ge=1)
+    """Batches per validation."""
+    val_global_batch_size: int = Field(32, ge=1)
+    """Rows of the data set per validation batch."""
+    val_micro_batch_size: int | None = Field(None, ge=1)
+    """Accepted; policy.logprob_batch_size is the size of a forward pass."""
+
+    @property
+    def max_val_samples(self) -> int:
+        """Rows of the data set per validation."""
+        return self.val_batches * self.val_global_batch_size
+
+    @property
+    def val_batch_size(self) -> int:
+        """Rows of the data set per validation batch."""
+        return self.val_global_batch_size
+
+
 class OpenLoopConfig(LoopConfig):
     """The section of an algorithm of one's own: any keys beside the loop's."""
 

@@ -24,6 +24,10 @@ class MasterConfig(BaseConfig):
 
     section_defaults: ClassVar[dict[str, Any]] = {}
     """Values that this algorithm sets in the common sections unless a recipe does."""
+    samples: ClassVar[bool] = True
+    """Whether responses are sampled; where not, the generation section has no say."""
+    scores: ClassVar[bool] = False
+    """Whether a reward model is trained."""
 
     algorithm: str | None = None
     """Name of the algorithm; None: the one whose section the recipe has."""
@@ -95,6 +99,18 @@ class MasterConfig(BaseConfig):
         if wanted is None:
             wanted = total - self.policy.generation.max_new_tokens or total // 2
         return min(wanted, total - 1)
+
+    @property
+    def max_row_length(self) -> int:
+        """Longest row of the data in tokens: of a prompt where responses are sampled.
+
+        Elsewhere a row is a whole conversation, which may fill
+        policy.max_total_sequence_length.
+        """
+        if self.samples:
+            return self.max_prompt_length
+        total = self.policy.max_total_sequence_length
+        return min(self.data.max_input_seq_length or total, total)
 
     @model_validator(mode="before")
     @classmethod

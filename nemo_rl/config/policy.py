@@ -27,6 +27,15 @@ class TokenizerConfig(BaseConfig):
     """Not available: extra variables of the chat template."""
 
 
+class RewardModelConfig(BaseConfig):
+    """Train a score per sequence in place of a distribution over tokens."""
+
+    enabled: bool = False
+    """The model has one score; algorithm rm switches it on."""
+    reward_model_type: Literal["bradley_terry"] = "bradley_terry"
+    """What the score is trained for: pairs of a better and a worse answer."""
+
+
 class PolicyConfig(BaseConfig):
     """Which model, how it is trained, split and sampled."""
 
@@ -70,6 +79,8 @@ class PolicyConfig(BaseConfig):
     """How Megatron splits and runs the model."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     """How responses are sampled."""
+    reward_model_cfg: RewardModelConfig = Field(default_factory=RewardModelConfig)
+    """A score per sequence in place of a distribution over tokens."""
     sequence_packing: SequencePackingConfig = Field(
         default_factory=SequencePackingConfig
     )

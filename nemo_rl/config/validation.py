@@ -28,6 +28,12 @@ def validate_master(config: MasterConfig) -> None:
             do not fit, or a setting needs another machine.
     """
     _validate_lengths(config)
+    scored = config.policy.reward_model_cfg.enabled
+    if scored and not config.scores:
+        raise ConfigurationError(
+            "policy.reward_model_cfg.enabled=true, but only algorithm 'rm' trains a "
+            "reward model. Set it to false, or use the section rm."
+        )
     megatron, cluster = config.policy.megatron_cfg, config.cluster
     dims = config.parallel_dims
     on = training_backend(config.policy) == "megatron"
@@ -49,7 +55,7 @@ def _validate_lengths(config: MasterConfig) -> None:
     total = config.policy.max_total_sequence_length
     new = config.policy.generation.max_new_tokens
     wanted = config.data.max_input_seq_length
-    if new > total:
+    if config.samples and new > total:
         raise ConfigurationError(
             f"policy.generation.max_new_tokens={new} exceeds "
             f"policy.max_total_sequence_length={total}, prompt and response together. "

@@ -244,8 +244,16 @@ def is_megatron(folder: Path) -> bool:
     return True
 
 
-def check_tensors(weights: HfWeights, spec: ModelSpec) -> None:
+def check_tensors(
+    weights: HfWeights, spec: ModelSpec, *, without_score: bool = False
+) -> None:
     """Compare names and shapes of a Hugging Face folder with its configuration.
+
+    Args:
+        weights: of the folder.
+        spec: the model.
+        without_score: a reward model that begins with a language model's weights: it
+            has no score yet, and the output layer is left alone.
 
     Raises:
         ConfigurationError: missing, surplus or misshapen tensors, all listed.
@@ -255,10 +263,12 @@ def check_tensors(weights: HfWeights, spec: ModelSpec) -> None:
         for rule in rules_for(spec).values()
         for name, dims in rule.hf.items()
     }
+    if without_score:
+        del expected["score.weight"]
     found = weights.names()
     derived = "rotary_emb.inv_freq"
     surplus = {n for n in found - set(expected) if not n.endswith(derived)}
-    if spec.tied:
+    if spec.tied or without_score:
         surplus.discard("lm_head.weight")
     missing = set(expected) - found
     if missing or surplus:

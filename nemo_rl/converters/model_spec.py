@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class ModelSpec:
         scaled_embedding: embeddings are multiplied with ``sqrt(hidden_size)``.
         moe: experts, None for a dense model.
         mla: latent attention, None for attention with heads' own keys.
+        scored: a reward model: one score per sequence in place of the output layer.
     """
 
     architecture: str
@@ -128,6 +129,11 @@ class ModelSpec:
     scaled_embedding: bool = False
     moe: Moe | None = None
     mla: Mla | None = None
+    scored: bool = False
+
+    def with_score(self) -> ModelSpec:
+        """The same model with a score in place of its output layer."""
+        return replace(self, scored=True, tied=False)
 
     def padded_vocab(self, divisor: int) -> int:
         """Smallest vocabulary size >= ``vocab_size`` that ``divisor`` divides."""

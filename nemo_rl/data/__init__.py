@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "DataModule": "nemo_rl.data.module",
         "DatasetInterface": "nemo_rl.data.interfaces",
+        "HFDataModule": "nemo_rl.data.module_hf",
         "load_tokenizer": "nemo_rl.data.tokenizer",
     },
 )

@@ -91,17 +91,22 @@ class RolloutBatch(PromptBatch):
     """
 
     prompt_lengths: torch.Tensor
-    """[B] int64, tokens before the response."""
+    """[B] int64, tokens before the first response."""
     token_mask: torch.Tensor
-    """[B, S] float32; 1 on tokens of the response, EOS included."""
+    """[B, S] float32; 1 on sampled tokens, EOS included."""
     generation_logprobs: torch.Tensor
     """[B, S] float32, log-probability at sampling; 0 where token_mask is 0."""
     group: torch.Tensor
     """[B] int64, index of the prompt in the step's batch: what a baseline groups by."""
     response: list[str]
-    """Decoded response without the stop token."""
+    """Decoded response without the stop token; the last one of several."""
+    conversation: list[list[Message]]
+    """What policy and environment said after the prompt, in turn."""
+    num_turns: torch.Tensor
+    """[B] int64, responses in it. Between them stand the environment's observations,
+    where token_mask and generation_logprobs are 0."""
     rewards: torch.Tensor
-    """[B] float32."""
+    """[B] float32, summed over the turns."""
     truncated: torch.Tensor
     """[B] bool; the generator ran out of tokens before it stopped."""
     sample_mask: torch.Tensor
@@ -175,6 +180,21 @@ class TrainingDatumSpec(TypedDict):
     """[B] float32; 1 on rows that enter the loss."""
     __extra__: Any
     """Columns of a particular loss."""
+
+
+class PreferenceBatch(TrainingDatumSpec):
+    """P pairs in B = 2 P rows: chosen, rejected, chosen, rejected ...
+
+    The mask is 1 on the last answer alone. Example of one pair, prompt [5, 6], chosen
+    [9, 2], rejected [8, 8, 2] with 2 = EOS::
+
+        input_ids      [[5, 6, 9, 2, 0],    [5, 6, 8, 8, 2]]
+        token_mask     [[0, 0, 1, 1, 0],    [0, 0, 1, 1, 1]]
+        input_lengths  [4, 5]               sample_mask [1, 1]
+    """
+
+    reference_policy_logprobs: NotRequired[torch.Tensor]
+    """[B, S] float32, under the initial policy; column 0 is 0."""
 
 
 class DatasetInterface(ABC):

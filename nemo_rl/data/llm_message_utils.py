@@ -108,6 +108,53 @@ def format_messages(
     return formatted
 
 
+def encode_exchange(
+    messages: Sequence[Mapping[str, Any]],
+    tokenizer: Any,
+    where: str,
+    *,
+    last_only: bool = False,
+) -> tuple[str, list[int], list[int]]:
+    """A conversation with answers as text, token ids and loss mask.
+
+    Without a chat template a prompt and its answer are encoded each by itself, as they
+    are when the policy is asked, and the end token is added.
+
+    Args:
+        messages: turns; the last one is the assistant's where ``last_only``.
+        tokenizer: a ``transformers`` tokenizer.
+        where: how to name the row in an error.
+        last_only: the mask is 1 in the last message alone.
+
+    Raises:
+        DataError: more than one exchange and no template, or the template rewrites a
+            message.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        try:
+            turns = format_messages(messages, tokenizer)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
+        text = "".join(str(turn["content"]) for turn in turns)
+        ids = [token for turn in turns for token in turn["token_ids"].tolist()]
+        masks = [turn["token_loss_mask"].tolist() for turn in turns]
+        if last_only:
+            masks = [[0] * len(mask) for mask in masks[:-1]] + masks[-1:]
+        return text, ids, [value for mask in masks for value in mask]
+    if [message["role"] for message in messages] != ["user", "assistant"]:
+        raise DataError(
+            f"{where}: a conversation other than one question and its answer needs a "
+            "chat template and the tokenizer has none: set "
+            "policy.tokenizer.chat_template."
+        )
+    text, prompt = render_prompt(messages[:1], tokenizer)
+    answer = messages[1]["content"]
+    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return text + answer, prompt + ids, [0] * len(prompt) + [1] * len(ids)
+
+
 def _apply_template(
     messages: Sequence[Mapping[str, Any]],
     tokenizer: Any,

@@ -1,25 +1,24 @@
-"""DataModule: rows of any source as batches of prompts, in an order that resumes.
+"""DataModule: rows of any source as batches, in an order that resumes.
 
-Knows no policy and no reward. The order of an epoch is a permutation of its own seed,
-independent of every other random generator of the program.
+Knows no policy, no reward, and not what a row holds: its encoder does. The order of an
+epoch is a permutation of its own seed, independent of every other random generator.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from nemo_rl.config.data import DataConfig
-from nemo_rl.data.llm_message_utils import render_prompt
-from nemo_rl.data.rows import RowReader
-from nemo_rl.data.sources import describe_row, fingerprint, open_rows
+from nemo_rl.data.encoding import Encoder, EncoderContext
+from nemo_rl.data.prompts import PromptEncoder
+from nemo_rl.data.sources import describe_row, fingerprint, open_data
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError, DataError
+from nemo_rl.utils.exceptions import CheckpointError, DataError
 from nemo_rl.utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ CHECKED_ROWS = 4096
 
 
 class DataModule:
-    """Training and validation prompts.
+    """Training and validation rows.
 
     Example:
         >>> data = DataModule([{"prompt": "5 + 2 =", "answer": "7"}], tokenizer)
@@ -44,11 +43,12 @@ class DataModule:
             on to ``fit()``, which brings its own.
         config: The data section; its defaults when None.
         seed: Decides the order, unless ``config.seed`` does.
-        max_prompt_length: Longest prompt in tokens; ``config.max_input_seq_length``
-            when None.
+        max_length: Longest row in tokens; ``config.max_input_seq_length`` when None.
         val_dataset: As ``dataset``, for validation; None for
             ``config.val_dataset_name``, and nothing where that is None too.
         search_dir: Folder of the recipe, for relative files.
+        encoder: Reads rows and makes batches: of prompts, conversations or
+            preferences.
 
     Raises:
         ConfigurationError: No dataset is named, or the name is unknown.
@@ -62,9 +62,10 @@ class DataModule:
         config: DataConfig | Mapping[str, Any] | None = None,
         *,
         seed: int = 42,
-        max_prompt_length: int | None = None,
+        max_length: int | None = None,
         val_dataset: Any = None,
         search_dir: Path | str | None = None,
+        encoder: type[Encoder] = PromptEncoder,
     ) -> None:
         """Load the rows and check the first ones."""
         if not isinstance(config, DataConfig):
@@ -72,27 +73,19 @@ class DataModule:
         self.config = config
         self.seed = seed if config.seed is None else config.seed
         self._tokenizer = tokenizer
-        self._limit = max_prompt_length or config.max_input_seq_length
-        self._reader = RowReader(config, search_dir=search_dir)
+        limit = max_length or config.max_input_seq_length
+        context = EncoderContext(config, tokenizer, limit, search_dir)
+        self._encoder = encoder(context)
         if isinstance(dataset, DataModule):
             val_dataset = dataset._val_rows if val_dataset is None else val_dataset
             dataset = dataset._rows
-        self._rows = open_rows(
-            dataset, config.dataset_name, config.dataset_kwargs, search_dir
+        self._rows, self._val_rows = open_data(
+            config, dataset, val_dataset, seed=self.seed, search_dir=search_dir
         )
-        self._val_rows: Any = None
-        if val_dataset is not None or config.val_dataset_name is not None:
-            self._val_rows = open_rows(
-                val_dataset,
-                config.val_dataset_name,
-                config.val_dataset_kwargs,
-                search_dir,
-                split="validation",
-            )
         self._epoch = 0
         self._position = 0
         self._fingerprint: str | None = None
-        self._prompts: dict[tuple[bool, int], dict[str, Any]] = {}
+        self._items: dict[tuple[bool, int], dict[str, Any]] = {}
         self._check()
 
     @classmethod
@@ -134,37 +127,37 @@ class DataModule:
         steps = len(self._rows) // batch_size
         if steps == 0:
             raise DataError(
-                f"A step takes {batch_size} prompts and the dataset has only "
-                f"{len(self._rows)} rows. Lower grpo.num_prompts_per_step "
-                "(batch_size), or add rows."
+                f"A step takes {batch_size} rows and the dataset has only "
+                f"{len(self._rows)} rows. Lower the step's size (batch_size, or "
+                "grpo.num_prompts_per_step), or add rows."
             )
         return steps
 
     def batches(self, batch_size: int) -> Iterator[BatchedDataDict]:
-        """Yield prompt batches without end, from where the state stands.
+        """Yield batches without end, from where the state stands.
 
         Rows that do not fill a last batch of an epoch are left out of that epoch; a
         new order brings them into others.
 
         Args:
-            batch_size: P, prompts per batch.
+            batch_size: P, rows of the data set per batch.
 
         Yields:
-            A ``PromptBatch`` (data/interfaces.py).
+            A ``PromptBatch``, or what the encoder makes (data/interfaces.py).
 
         Raises:
             DataError: Fewer rows than one batch, or a row that cannot be used.
         """
         self.steps_per_epoch(batch_size)
         order_of: int | None = None
-        order: list[int] = []
+        order: Any = ()
         while True:
             if self._position + batch_size > len(self._rows):
                 self._epoch, self._position = self._epoch + 1, 0
             if order_of != self._epoch:
                 order, order_of = self._order(self._epoch), self._epoch
             chosen = order[self._position : self._position + batch_size]
-            batch = self._batch(chosen, validation=False)
+            batch = self._batch([int(idx) for idx in chosen], validation=False)
             self._position += batch_size
             yield batch
 
@@ -227,74 +220,31 @@ class DataModule:
             return
         for validation, rows in ((False, self._rows), (True, self._val_rows)):
             for idx in range(min(CHECKED_ROWS, len(rows) if rows is not None else 0)):
-                self._prompts[validation, idx] = self._prompt(idx, validation)
+                self._items[validation, idx] = self._item(idx, validation)
         self._warn_of_overlap()
 
     def _warn_of_overlap(self) -> None:
-        """A validation on training prompts measures memory: say so."""
+        """A validation on training rows measures memory: say so."""
         texts: dict[bool, set[str]] = {False: set(), True: set()}
-        for (validation, _), prompt in self._prompts.items():
-            texts[validation].add(prompt["prompt"])
+        for (validation, _), item in self._items.items():
+            texts[validation].add(item["text"])
         shared = texts[False] & texts[True]
         if shared:
-            message = "%d of %d validation prompts are training prompts too."
+            message = "%d of %d validation rows are training rows too."
             logger.warning(message, len(shared), len(texts[True]))
 
-    def _order(self, epoch: int) -> list[int]:
-        order = list(range(len(self._rows)))
-        if self.config.shuffle:
-            random.Random(derive_seed(self.seed, "data order", epoch)).shuffle(order)
-        return order
+    def _order(self, epoch: int) -> Any:
+        if not self.config.shuffle:
+            return range(len(self._rows))
+        generator = np.random.default_rng(derive_seed(self.seed, "data order", epoch))
+        return generator.permutation(len(self._rows))
 
-    def _prompt(self, idx: int, validation: bool) -> dict[str, Any]:
-        """Read and render one row."""
-        if (validation, idx) in self._prompts:
-            return self._prompts[validation, idx]
+    def _item(self, idx: int, validation: bool) -> dict[str, Any]:
+        """Read and encode one row."""
+        if (validation, idx) in self._items:
+            return self._items[validation, idx]
         rows = self._val_rows if validation else self._rows
-        where = describe_row(rows, idx)
-        read = self._reader.read(rows[idx], where)
-        if self._tokenizer is None:
-            raise ConfigurationError(
-                "This DataModule has no tokenizer: give it one, or pass the module to "
-                "a trainer's fit()."
-            )
-        text, ids = render_prompt(read.messages, self._tokenizer)
-        if not ids:
-            raise DataError(f"{where}: the prompt has no tokens.")
-        if self._limit is not None and len(ids) > self._limit:
-            raise DataError(
-                f"{where}: the prompt has {len(ids)} tokens, the longest allowed is "
-                f"{self._limit}. Remove the row, or raise "
-                "policy.max_total_sequence_length (which also holds the response) or "
-                "data.max_input_seq_length."
-            )
-        return {
-            "ids": ids,
-            "idx": idx,
-            "prompt": text,
-            "messages": read.messages,
-            "answer": read.answer,
-            "task_name": read.task_name,
-            "row": read.row,
-        }
+        return self._encoder.encode(rows[idx], describe_row(rows, idx), idx)
 
     def _batch(self, chosen: list[int], *, validation: bool) -> BatchedDataDict:
-        prompts = [self._prompt(idx, validation) for idx in chosen]
-        lengths = [len(prompt["ids"]) for prompt in prompts]
-        pad = self._tokenizer.pad_token_id
-        pad = self._tokenizer.eos_token_id if pad is None else pad
-        input_ids = torch.full((len(prompts), max(lengths)), pad or 0)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, : lengths[row]] = torch.tensor(prompt["ids"])
-        columns = {
-            key: [prompt[key] for prompt in prompts]
-            for key in ("prompt", "messages", "answer", "task_name", "row")
-        }
-        return BatchedDataDict(
-            {
-                "input_ids": input_ids,
-                "input_lengths": torch.tensor(lengths),
-                "idx": torch.tensor(chosen),
-                **columns,
-            }
-        )
+        return self._encoder.collate([self._item(idx, validation) for idx in chosen])

@@ -71,57 +71,130 @@ class RowReader:
         """
         if isinstance(row, str):
             row = {self._config.prompt_key: row}
-        if not isinstance(row, Mapping):
+        row = _mapping(row, where, "a mapping or a text")
+        messages, key = self._messages(row, where)
+        if messages[-1]["role"] == "assistant":
             raise DataError(
-                f"{where}: expected a mapping or a text, got {type(row).__name__}."
+                f"{where}: {key} ends with an assistant's message; a prompt ends "
+                "before the answer to generate."
             )
-        row = dict(row)
-        messages = self._with_system(self._messages(row, where))
         return ReadRow(
-            messages=messages,
+            messages=self._with_system(self._templated(messages)),
             answer=row.get(self._config.answer_key),
-            task_name=str(row.get("task_name") or "default"),
+            task_name=_task_name(row, where),
             row=row,
         )
 
-    def _messages(self, row: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    def read_conversation(self, row: Any, where: str) -> list[dict[str, Any]]:
+        """The messages of a row to learn from, the answers among them.
+
+        Args:
+            row: ``messages`` that end with an assistant's, or ``prompt`` and
+                ``response``.
+            where: How to name the row in an error.
+
+        Raises:
+            DataError: A field is missing, empty or of the wrong kind.
+        """
+        row = _mapping(row, where, "a mapping")
+        messages, key = self._messages(row, where)
+        answer = self._config.response_key
+        if answer in row and row.get(self._config.messages_key) is None:
+            messages = [*self._templated(messages), _answer(row, answer, where)]
+        elif messages[-1]["role"] != "assistant":
+            raise DataError(
+                f"{where}: {key} ends with a message of {messages[-1]['role']!r} and "
+                f"there is no field {answer!r}: there is no answer to learn. Set "
+                "data.response_key to the field that holds it."
+                f"{did_you_mean(answer, map(str, row))}"
+            )
+        return self._with_system(messages)
+
+    def read_preference(
+        self, row: Any, where: str
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The conversations with the better and with the worse answer.
+
+        Args:
+            row: a prompt and two answers; answers that are lists of messages may
+                repeat the prompt, or stand without one.
+            where: How to name the row in an error.
+
+        Raises:
+            DataError: A field is missing or of the wrong kind, or the two
+                conversations differ before their last message.
+        """
+        row = _mapping(row, where, "a mapping")
+        keys = (self._config.prompt_key, self._config.messages_key)
+        prompt: list[dict[str, Any]] = []
+        if any(row.get(key) is not None for key in keys):
+            prompt = self._templated(self._messages(row, where)[0])
+        pair = []
+        for key in (self._config.chosen_key, self._config.rejected_key):
+            if isinstance(row.get(key), (list, tuple)):
+                messages = self._checked(row[key], key, where)
+                if messages[0]["role"] != "assistant":
+                    messages = messages[len(prompt) :] if prompt else messages
+            else:
+                messages = [_answer(row, key, where)]
+            messages = [*prompt, *messages]
+            if messages[-1]["role"] != "assistant" or len(messages) < 2:
+                raise DataError(
+                    f"{where}: {key} must be an assistant's answer to a prompt; with "
+                    f"the prompt its roles are {[m['role'] for m in messages]}."
+                )
+            pair.append(self._with_system(messages))
+        if pair[0][:-1] != pair[1][:-1]:
+            raise DataError(
+                f"{where}: {keys[0]}, {self._config.chosen_key} and "
+                f"{self._config.rejected_key} must be one conversation up to the last "
+                "message, and they differ before it."
+            )
+        if pair[0][-1]["content"] == pair[1][-1]["content"]:
+            raise DataError(
+                f"{where}: {self._config.chosen_key} and {self._config.rejected_key} "
+                "are the same answer; there is no preference to learn."
+            )
+        return pair[0], pair[1]
+
+    def _messages(
+        self, row: dict[str, Any], where: str
+    ) -> tuple[list[dict[str, Any]], str]:
+        """The row's conversation as it stands there, and the field it came from."""
         messages_key, prompt_key = self._config.messages_key, self._config.prompt_key
         if row.get(messages_key) is not None:
-            messages = row[messages_key]
-        elif isinstance(row.get(prompt_key), list):
+            return self._checked(row[messages_key], messages_key, where), messages_key
+        if isinstance(row.get(prompt_key), list):
             # Preference and chat datasets often keep the conversation there.
-            messages, messages_key = row[prompt_key], prompt_key
-        elif prompt_key in row:
-            prompt = row[prompt_key]
-            if not isinstance(prompt, str) or not prompt:
-                raise DataError(
-                    f"{where}: field {prompt_key!r} must be a text that is not empty, "
-                    f"got {prompt!r}."
-                )
-            return [{"role": "user", "content": self._filled(prompt)}]
-        else:
+            return self._checked(row[prompt_key], prompt_key, where), prompt_key
+        if prompt_key not in row:
             raise DataError(
                 f"{where}: has neither {prompt_key!r} nor {messages_key!r}; its "
-                f"fields are {sorted(row)}. Set data.prompt_key or data.messages_key."
-                f"{did_you_mean(prompt_key, row)}"
+                f"fields are {sorted(map(str, row))}. Set data.prompt_key or "
+                f"data.messages_key.{did_you_mean(prompt_key, map(str, row))}"
             )
+        prompt = _text(row, prompt_key, where)
+        return [{"role": "user", "content": prompt}], prompt_key
+
+    def _checked(self, messages: Any, key: str, where: str) -> list[dict[str, Any]]:
         if not isinstance(messages, (list, tuple)) or not messages:
             raise DataError(
-                f"{where}: field {messages_key!r} must be a list of messages that is "
+                f"{where}: field {key!r} must be a list of messages that is "
                 f"not empty, got {messages!r}."
             )
-        checked = [
-            self._message(message, f"{where}: {messages_key}[{number}]")
+        return [
+            self._message(message, f"{where}: {key}[{number}]")
             for number, message in enumerate(messages)
         ]
-        if checked[-1]["role"] == "assistant":
-            raise DataError(
-                f"{where}: {messages_key} ends with an assistant's message; a prompt "
-                "ends before the answer to generate."
-            )
-        if self._template is not None:
-            checked[-1]["content"] = self._filled(checked[-1]["content"])
-        return checked
+
+    def _templated(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The prompt file's text around the last message."""
+        if self._template is None:
+            return messages
+        last = messages[-1]
+        # replace, not format: prompts and templates may hold other braces.
+        content = self._template.replace("{}", last["content"])
+        return [*messages[:-1], {**last, "content": content}]
 
     def _message(self, message: Any, where: str) -> dict[str, Any]:
         if not isinstance(message, Mapping):
@@ -146,11 +219,40 @@ class RowReader:
             return messages
         return [{"role": "system", "content": self._system}, *messages]
 
-    def _filled(self, prompt: str) -> str:
-        # replace, not format: prompts and templates may hold other braces.
-        return (
-            prompt if self._template is None else self._template.replace("{}", prompt)
+
+def _mapping(row: Any, where: str, expected: str) -> dict[str, Any]:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: expected {expected}, got {type(row).__name__}.")
+    return dict(row)
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row[key]
+    if not isinstance(value, str) or not value:
+        raise DataError(
+            f"{where}: field {key!r} must be a text that is not empty, got {value!r}."
         )
+    return value
+
+
+def _task_name(row: Mapping[str, Any], where: str) -> str:
+    name = row.get("task_name")
+    if name is not None and not isinstance(name, str):
+        raise DataError(
+            f"{where}: field 'task_name' must be the name of an environment, got "
+            f"{name!r}."
+        )
+    return name or "default"
+
+
+def _answer(row: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    if key not in row:
+        raise DataError(
+            f"{where}: has no field {key!r}; its fields are {sorted(map(str, row))}. "
+            "Set data.chosen_key and data.rejected_key."
+            f"{did_you_mean(key, map(str, row))}"
+        )
+    return {"role": "assistant", "content": _text(row, key, where)}
 
 
 def _read(name: str, search_dir: Path | str | None) -> str:

@@ -11,7 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
+from nemo_rl.environments.interfaces import (
+    EnvironmentInterface,
+    EnvironmentReturn,
+    last_turn,
+)
 from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError, RewardError
 
 EXTRAS = ("answer", "row", "truncated", "messages")
@@ -83,22 +87,12 @@ class FunctionalRewardWrapper(EnvironmentInterface):
         Raises:
             RewardError: The function raised, or returned no finite number.
         """
-        import torch
-
         prompts = [_last(log, "user") for log in message_log_batch]
         responses = [str(log[-1]["content"]) for log in message_log_batch]
         extras = self._columns(message_log_batch, metadata)
         score = self._score_batch if self.batched else self._score_each
         rewards = score(prompts, responses, extras) if prompts else []
-        count = len(prompts)
-        return EnvironmentReturn(
-            observations=[],
-            metadata=[None] * count,
-            next_stop_strings=[None] * count,
-            rewards=torch.tensor(rewards, dtype=torch.float32),
-            terminateds=torch.ones(count, dtype=torch.bool),
-            answers=None,
-        )
+        return last_turn(rewards)
 
     def _wanted(
         self, parameters: Mapping[str, inspect.Parameter], positional: list[str]

@@ -6,7 +6,7 @@ Knows nothing about generation or training.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ class EnvironmentReturn(NamedTuple):
     """
 
     observations: list[dict[str, str]]
-    """Messages that continue the conversations; empty where all have ended."""
+    """[B] messages ({"role": "user", "content": ...}) that continue the conversations;
+    those of ended ones are not looked at. Empty where all have ended."""
     metadata: list[dict[str, Any] | None]
-    """Per conversation, handed back at its next turn."""
+    """Per conversation, laid over the metadata of its next turn."""
     next_stop_strings: list[list[str] | None]
     """Per conversation, stop strings of its next turn."""
     rewards: torch.Tensor
@@ -35,10 +36,46 @@ class EnvironmentReturn(NamedTuple):
     """[B] bool; the conversation is over."""
     answers: list[str | None] | None
     """What was read out of the responses, if anything was."""
+    metrics: dict[str, torch.Tensor] | None = None
+    """Name -> [B] float32; summed over turns, logged as mean over conversations."""
+
+
+def last_turn(
+    rewards: torch.Tensor | Sequence[float],
+    *,
+    answers: list[str | None] | None = None,
+    metrics: Mapping[str, Sequence[float]] | None = None,
+) -> EnvironmentReturn:
+    """Return B rewards of conversations that are over.
+
+    Args:
+        rewards: [B].
+        answers: What was read out of the responses.
+        metrics: Name -> [B] numbers.
+    """
+    import torch
+
+    rewards = torch.as_tensor(rewards, dtype=torch.float32)
+    count = len(rewards)
+    return EnvironmentReturn(
+        observations=[],
+        metadata=[None] * count,
+        next_stop_strings=[None] * count,
+        rewards=rewards,
+        terminateds=torch.ones(count, dtype=torch.bool),
+        answers=answers,
+        metrics={
+            name: torch.as_tensor(values, dtype=torch.float32)
+            for name, values in (metrics or {}).items()
+        },
+    )
 
 
 class EnvironmentInterface(ABC):
-    """Base of a user's environment."""
+    """Base of a user's environment.
+
+    A class whose ``step`` takes one action is wrapped by ``GymEnvironment``.
+    """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         """Keep the environment's own settings."""
@@ -55,7 +92,7 @@ class EnvironmentInterface(ABC):
         Args:
             message_log_batch: Conversations as lists of {"role", "content"}.
             metadata: Per conversation: "prompt" (the rendered text), "answer", "row",
-                "truncated".
+                "task_name", "truncated", and what its last turn returned.
         """
 
     def global_post_process_and_metrics(
@@ -63,3 +100,7 @@ class EnvironmentInterface(ABC):
     ) -> tuple[BatchedDataDict, dict[str, float]]:
         """Look at the whole rollout batch once; return it and metrics of its own."""
         return batch, {}
+
+    def shutdown(self) -> None:
+        """End what the environment has started; a later step may start it again."""
+        return

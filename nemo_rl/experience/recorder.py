@@ -25,7 +25,9 @@ class RolloutRecorder:
 
     A row: {"step": 3, "split": "train", "group": 0, "prompt": "5 + 2 =",
     "response": "7", "reward": 1.0, "truncated": false, "prompt_ids": [..],
-    "response_ids": [..], "logprobs": [..]}.
+    "response_ids": [..], "logprobs": [..]}. Where there were several turns also
+    "num_turns": 2, "conversation": [{"role": "assistant", "content": "up"}, ..] and
+    "token_mask": [..], 1 where a token of response_ids was sampled.
 
     Args:
         path: the file.
@@ -85,7 +87,8 @@ def rollout_rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     Args:
         batch: prompt and response [B] lists; rewards [B]; optional: answer [B] list,
             truncated [B], group [B], and, for the token fields, input_ids [B,S],
-            prompt_lengths [B], input_lengths [B], generation_logprobs [B,S].
+            prompt_lengths [B], input_lengths [B], generation_logprobs [B,S]. Rows with
+        num_turns [B] above 1 also read conversation [B] lists and token_mask [B,S].
 
     Returns:
         B mappings of JSON values, without padding.
@@ -104,6 +107,11 @@ def rollout_rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         {key: values[name][index] for name, key in present.items()}
         for index in range(len(values["response"]))
     ]
+    turns = _listed(batch.get("num_turns")) or [1] * len(rows)
+    for index, row in enumerate(rows):
+        if turns[index] > 1:
+            row["num_turns"] = turns[index]
+            row["conversation"] = batch["conversation"][index]
     if "input_ids" not in batch:
         return rows
     ids = _listed(batch["input_ids"])
@@ -115,6 +123,9 @@ def rollout_rows(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         row["response_ids"] = ids[index][start:end]
         if logprobs is not None:
             row["logprobs"] = logprobs[index][start:end]
+        if turns[index] > 1:
+            mask = _listed(batch["token_mask"][index])[start:end]
+            row["token_mask"] = [int(value) for value in mask]
     return rows
 
 

@@ -149,6 +149,8 @@ class PlainConsole:
             "reward": "reward",
             "length": "length",
             "kl": "kl",
+            "accuracy": "accuracy",
+            "margin": "margin",
             "loss": "loss",
             "grad_norm": "grad_norm",
             "tokens_per_s": "tokens/s",

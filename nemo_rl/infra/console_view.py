@@ -26,6 +26,8 @@ _WIDEST = 120
 _CELLS = (
     ("length", "response length"),
     ("kl", "KL"),
+    ("accuracy", "accuracy"),
+    ("margin", "margin"),
     ("loss", "loss"),
     ("grad_norm", "grad norm"),
     ("tokens_per_s", "tokens/s"),
@@ -50,7 +52,7 @@ def draw_progress(state: Progress, width: int, unicode: bool = True) -> Renderab
     rows.append(_steps(state, inner, unicode))
     rows.append(_times(state))
     rows.append(Text(""))
-    rows.append(_reward(state, inner, unicode))
+    rows.append(_headline(state, inner, unicode))
     rows.append(_cells(state, columns=3 if inner >= 70 else 2))
     if state.validations:
         rows.append(_validation(state, inner, unicode))
@@ -136,16 +138,15 @@ def _times(state: Progress) -> Text:
     return line
 
 
-def _reward(state: Progress, width: int, unicode: bool) -> Text:
-    label = Text.assemble(
-        ("reward ", "bold"), (f"{number(state.values.get('reward')):<8}", "bold green")
-    )
-    if not state.rewards:
+def _headline(state: Progress, width: int, unicode: bool) -> Text:
+    name, value = state.headline, number(state.values.get(state.headline))
+    label = Text.assemble((f"{name} ", "bold"), (f"{value:<8}", "bold green"))
+    if not state.history:
         return label
     blocks = BLOCKS if unicode else ASCII_BLOCKS
-    low, high = number(min(state.rewards)), number(max(state.rewards))
+    low, high = number(min(state.history)), number(max(state.history))
     room = width - label.cell_len - len(low) - len(high) - 2
-    line = sparkline(state.rewards, min(room, 72), blocks)
+    line = sparkline(state.history, min(room, 72), blocks)
     return Text.assemble(
         label, (low, _LABEL), " ", (line, "green"), " ", (high, _LABEL)
     )
@@ -159,7 +160,8 @@ def _cells(state: Progress, columns: int) -> Table:
     cells = [
         text
         for name, label in _CELLS
-        for text in (label, number(state.values.get(name)))
+        if name in state.values and name != state.headline
+        for text in (label, number(state.values[name]))
     ]
     for start in range(0, len(cells), 2 * columns):
         grid.add_row(*cells[start : start + 2 * columns])

@@ -21,12 +21,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "length": ("response_length", "response_length_mean", "mean_response_length"),
     "kl": ("kl", "kl_to_reference", "kl_penalty", "reference_kl"),
     "loss": ("loss",),
+    "accuracy": ("accuracy",),
+    "margin": ("rewards_margin",),
     "grad_norm": ("grad_norm",),
     "tokens_per_s": ("tokens_per_s",),
     "step_s": ("timing/step_s", "timing/total_s", "timing/total_step_s"),
 }
 """Shown value -> the metrics it may be called, the first present one wins."""
 
+HEADLINES = ("reward", "loss")
+"""What is drawn over the steps: the first of these that a step reports."""
 _STEPS_FOR_ESTIMATE = 20
 
 
@@ -100,7 +104,8 @@ class Progress:
         self.step = 0
         self.phase = ""
         self.values: dict[str, float] = {}
-        self.rewards: list[float] = []
+        self.headline = HEADLINES[0]
+        self.history: list[float] = []
         self.validations: list[tuple[int, str, float]] = []
         self._clock = clock
         self._started = clock()
@@ -119,8 +124,10 @@ class Progress:
             if (value := lookup(metrics, aliases)) is not None
         }
         self.values.setdefault("step_s", self._durations[-1])
-        if "reward" in self.values:
-            self.rewards.append(self.values["reward"])
+        known = [name for name in HEADLINES if name in self.values]
+        if known:
+            self.headline = known[0]
+            self.history.append(self.values[known[0]])
 
     def validation(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take in a validation; accuracy is shown, else the first number."""

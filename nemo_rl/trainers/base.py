@@ -1,52 +1,35 @@
-"""BaseTrainer: set-up, the loop, validation, saving and resuming, for every algorithm.
+"""BaseTrainer: the loop, validation, saving and resuming, for every algorithm.
 
 Knows no algorithm: a subclass builds its policy and says what one step is.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from nemo_rl.config.base import BaseConfig, merge
 from nemo_rl.config.keywords import build_mapping
-from nemo_rl.config.master import MasterConfig, OpenMasterConfig
-from nemo_rl.data.module import DataModule
-from nemo_rl.data.tokenizer import load_tokenizer
-from nemo_rl.distributed.interfaces import VirtualCluster
-from nemo_rl.environments.factory import make_environment
-from nemo_rl.environments.interfaces import EnvironmentInterface
-from nemo_rl.infra.assets import resolve_model
-from nemo_rl.infra.checkpointing import CheckpointManager
-from nemo_rl.infra.console import Console, make_console
-from nemo_rl.infra.fingerprint import model_fingerprint
-from nemo_rl.infra.gpu_monitor import GpuMonitor
-from nemo_rl.infra.logging import LoggerFacade, setup_logger
-from nemo_rl.infra.preemption import PreemptionFlag
-from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.config.master import OpenMasterConfig
 from nemo_rl.models.policy.interfaces import PolicyInterface
-from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.trainers.callbacks import Callback, CallbackList
+from nemo_rl.trainers.setup import TrainerSetup
 from nemo_rl.trainers.state import TrainResult, TrainState
 from nemo_rl.trainers.summary import run_facts, run_summary
-from nemo_rl.trainers.validation import ValidationResult, ValidationRunner
+from nemo_rl.trainers.validation import ValidationResult
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.publish import publish_folder
 from nemo_rl.utils.timer import Timer
 
-log = logging.getLogger(__name__)
 
-
-class BaseTrainer:
+class BaseTrainer(TrainerSetup):
     """The loop that every algorithm shares.
 
-    A subclass defines ``_train_step`` and, to validate, ``_evaluate``. It may set
-    ``config_class`` (any sections, unless it does), ``algorithm`` (its class name
-    without "Trainer") and ``needs_reward``, and extend ``_setup_policy``.
+    A subclass defines ``_train_step`` and, to validate, ``_evaluate``. It may set the
+    class attributes of ``TrainerSetup``, and extend ``_setup_policy``.
 
     Args:
         config: a recipe as a mapping or as the algorithm's configuration object.
@@ -62,16 +45,6 @@ class BaseTrainer:
     Raises:
         ConfigurationError: the recipe is wrong; every problem is listed.
     """
-
-    algorithm: ClassVar[str] = ""
-    config_class: ClassVar[type[MasterConfig]] = OpenMasterConfig
-    steps_key: ClassVar[str] = "batch_size"
-    needs_reward: ClassVar[bool] = False
-
-    policy: Any
-    tokenizer: Any
-    cluster: VirtualCluster
-    environment: EnvironmentInterface | Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Name the algorithm after the class, unless the class does."""
@@ -93,6 +66,7 @@ class BaseTrainer:
         self.timer = Timer()
         self.run_dir: Path | None = None
         self._given_policy = policy
+        self._stop_requested: str | None = None
         self._last_validation: ValidationResult | None = None
         self._first_validation: ValidationResult | None = None
         self._checkpoint_path: Path | None = None
@@ -172,142 +146,8 @@ class BaseTrainer:
         finally:
             self._teardown()
 
-    def setup(
-        self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
-    ) -> None:
-        """Bring everything up; what needs no worker is checked first."""
-        config = self.config
-        self._teardown_steps: list[Callable[[], None]] = []
-        self.model_folder = resolve_model(config.policy.model_name)
-        source = config.policy.tokenizer
-        self.tokenizer = load_tokenizer(
-            resolve_model(source.name) if source.name else self.model_folder,
-            chat_template=source.chat_template,
-        )
-        self._setup_data(dataset, reward_fn, val_dataset)
-        self._setup_checkpointing()
-        self._setup_logger()
-        self._setup_cluster()
-        with self.timer.time("setup"):
-            self._setup_policy()
-            if self._given_policy is None:
-                self._teardown_steps.append(self.policy.shutdown)
-            if self._resumed is not None:
-                self.policy.load_checkpoint(self._resumed.path / "policy")
-
-    def _setup_data(self, dataset: Any, reward_fn: Any, val_dataset: Any) -> None:
-        config = self.config
-        self.data = DataModule.create(
-            dataset,
-            self.tokenizer,
-            config.data,
-            seed=self.section.seed,
-            max_prompt_length=config.max_prompt_length,
-            val_dataset=val_dataset,
-            search_dir=config.recipe_dir,
-        )
-        size = getattr(self.section, self.steps_key)
-        self.steps_per_epoch = self.data.steps_per_epoch(size)
-        self.total_steps = min(
-            self.section.max_num_steps,
-            self.section.max_num_epochs * self.steps_per_epoch,
-        )
-        scored = reward_fn is not None or config.env.reward_fn or config.env.name
-        self.environment = None
-        if scored or self.needs_reward:
-            self.environment = make_environment(
-                config.env,
-                reward_fn=reward_fn,
-                default=self.data.default_environment,
-                search_dir=config.recipe_dir,
-            )
-        self.validation = ValidationRunner(
-            self._evaluate,
-            lambda: self.data.validation_batches(
-                self.section.max_val_samples, self.section.val_batch_size
-            ),
-            period=self.section.val_period if self.data.has_validation else 0,
-            at_start=self.section.val_at_start and self.data.has_validation,
-            at_end=self.section.val_at_end and self.data.has_validation,
-        )
-
-    def _setup_checkpointing(self) -> None:
-        self._resumed = None
-        self.checkpoints = None
-        if not self.config.checkpointing.enabled:
-            return
-        self.checkpoints = CheckpointManager(
-            self.config.checkpointing,
-            fingerprint={
-                "algorithm": self.algorithm,
-                **model_fingerprint(self.model_folder),
-            },
-        )
-        self._teardown_steps.append(self.checkpoints.close)
-        self.checkpoints.check_writable()
-        self._resumed = self.checkpoints.newest()
-        if self._resumed is not None:
-            self.state = TrainState.load(self._resumed.path / "trainer_state.json")
-            self.data.load_state_dict(self.state.data)
-            self._checkpoint_path = self._resumed.path
-
-    def _setup_logger(self) -> None:
-        resume_step = self.state.step or None
-        self.logger: LoggerFacade = setup_logger(
-            self.config.logger,
-            run_config=self.config.to_dict(),
-            run_dir=self.run_dir,
-            resume_step=resume_step,
-        )
-        self._teardown_steps.append(self.logger.close)
-        self.console: Console = make_console(self.config.logger.console)
-        self._teardown_steps.append(self.console.stop)
-        section = self.config.logger
-        if section.monitor_gpus and self.config.cluster.use_gpus:
-            intervals = section.gpu_monitoring
-            monitor = GpuMonitor(
-                self.logger.log_metrics,
-                lambda: self.state.step,
-                collection_interval=intervals.collection_interval,
-                flush_interval=intervals.flush_interval,
-            )
-            monitor.start()
-            self._teardown_steps.append(monitor.stop)
-
-    def _setup_cluster(self) -> None:
-        if self._given_policy is None:
-            self.cluster = make_cluster(self.config.cluster)
-            self._teardown_steps.append(lambda: release_cluster(self.cluster))
-        # After Ray is connected: Ray installs a handler of its own for SIGTERM.
-        self.preemption = PreemptionFlag(
-            self.run_dir,
-            must_save_by_s=self.config.checkpointing.must_save_by_s,
-        ).install()
-        self._teardown_steps.append(self.preemption.uninstall)
-
-    def _setup_policy(self) -> None:
-        self.policy = self._make_policy()
-
-    def _make_policy(self, *, keep_reference: bool = False) -> PolicyInterface:
-        """The policy that was given, or one on this run's cluster."""
-        if self._given_policy is not None:
-            return self._given_policy
-        config = self.config
-        threads = config.cluster.num_cpus_per_worker
-        return Policy(
-            self.cluster,
-            config.policy,
-            self.tokenizer,
-            keep_reference=keep_reference,
-            seed=self.section.seed,
-            threads=None if config.cluster.use_gpus else threads,
-        )
-
     def _train_step(self, batch: Any) -> dict[str, float]:
         raise NotImplementedError(f"{type(self).__name__} defines no _train_step")
-
-    def _evaluate(self, batch: Any) -> list[dict[str, Any]]:
-        raise NotImplementedError(f"{type(self).__name__} defines no _evaluate")
 
     def _training_loop(self) -> TrainResult:
         self._started = time.monotonic()
@@ -329,15 +169,26 @@ class BaseTrainer:
         if self.state.step == 0 and self.validation.due(0):
             self._validate()
         status = "completed"
-        batches = self.data.batches(getattr(self.section, self.steps_key))
+        self._batches = self.data.batches(getattr(self.section, self.steps_key))
         while self.state.step < self.total_steps:
             status = self._stop_reason()
             if status != "completed":
                 break
-            self._one_step(next(batches))
+            self._one_step(next(self._batches))
         return self._finish(status)
 
+    def stop(self, reason: str) -> None:
+        """End the training after the step that runs, with status "stopped".
+
+        Args:
+            reason: shown to the user.
+        """
+        self._stop_requested = reason
+
     def _stop_reason(self) -> str:
+        if self._stop_requested is not None:
+            self.console.message(f"stopping: {self._stop_requested}")
+            return "stopped"
         if self.preemption.requested:
             self.console.message(f"stopping: {self.preemption.reason}")
             return "preempted"
@@ -356,7 +207,9 @@ class BaseTrainer:
         metrics = self._train_step(batch)
         seconds = time.perf_counter() - started
         self.state.finish_step(
-            samples=int(metrics.get("num_completions", batch.size)),
+            samples=int(
+                metrics.get("num_completions", metrics.get("num_samples", batch.size))
+            ),
             valid_tokens=int(metrics.get("global_valid_tokens", 0)),
             seconds=seconds,
         )
@@ -375,7 +228,7 @@ class BaseTrainer:
         if self.validation.due(step, last=last):
             self._validate()
         if last or step % self.config.checkpointing.save_period == 0:
-            self._save_checkpoint()
+            self.save_checkpoint()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -423,8 +276,11 @@ class BaseTrainer:
             metrics |= {f"val:{key}": value for key, value in history[-1].items()}
         return metrics
 
-    def _save_checkpoint(self) -> None:
-        if self.checkpoints is None:
+    def save_checkpoint(self) -> None:
+        """Save now, unless checkpoints are off or this step is saved already."""
+        newest = f"step_{self.state.step:06d}"
+        saved = self._checkpoint_path
+        if self.checkpoints is None or (saved is not None and saved.name == newest):
             return
         step, config = self.state.step, self.config.checkpointing
         with (
@@ -439,17 +295,15 @@ class BaseTrainer:
                 (path / "hf").mkdir()
                 self.policy.save_hf(path / "hf")
             self.state.save(path / "trainer_state.json")
-        self._checkpoint_path = self.checkpoints.directory / f"step_{step:06d}"
+        self._checkpoint_path = self.checkpoints.directory / newest
         self.callbacks.on_checkpoint(self, self._checkpoint_path)
         self.console.message(f"saved {self._checkpoint_path}")
 
     def _finish(self, status: str) -> TrainResult:
-        saved = self._checkpoint_path
-        newest = f"step_{self.state.step:06d}"
-        if self.state.step > 0 and (saved is None or saved.name != newest):
-            self._save_checkpoint()
+        if self.state.step > 0:
+            self.save_checkpoint()
         export = None
-        if status == "completed":
+        if status in ("completed", "stopped"):
             export = self._export_hf()
         result = TrainResult(
             steps=self.state.step,
@@ -482,8 +336,3 @@ class BaseTrainer:
         if self.checkpoints is None or not self.config.checkpointing.export_hf:
             return None
         return publish_folder(self.checkpoints.directory / "hf", self.policy.save_hf)
-
-    def _teardown(self) -> None:
-        steps, self._teardown_steps = getattr(self, "_teardown_steps", []), []
-        for step in reversed(steps):
-            step()

@@ -16,9 +16,10 @@ def run_facts(trainer: Any) -> dict[str, str]:
     config, dims = trainer.config, trainer.config.parallel_dims
     cluster = config.cluster
     kind = "GPU" if cluster.use_gpus else "CPU"
+    mixed = " + ".join(source.dataset_name for source in config.data.mixture)
     return {
         "model": config.policy.model_name,
-        "data": f"{config.data.dataset_name or 'given in code'}, "
+        "data": f"{config.data.dataset_name or mixed or 'given in code'}, "
         f"{len(trainer.data)} rows",
         "workers": (
             f"{dims.world_size} {kind} (TP{dims.tp} PP{dims.pp} DP{dims.dp}) on "
@@ -37,13 +38,16 @@ def run_summary(
 ) -> RunSummary:
     """Before and after, three answers that changed most, and where everything is."""
     history = result.validation_history
+    # A resumed run may have begun without a validation: the first that has the metric.
+    metric = "accuracy" if history and "accuracy" in history[-1] else "loss"
+    values = [entry[metric] for entry in history if metric in entry]
     return RunSummary(
         status=result.status,
         steps=result.steps,
         elapsed_s=elapsed_s,
-        metric="accuracy",
-        before=history[0]["accuracy"] if history else None,
-        after=history[-1]["accuracy"] if len(history) > 1 else None,
+        metric=metric,
+        before=values[0] if values else None,
+        after=values[-1] if len(values) > 1 else None,
         samples=_changes(first, last),
         paths={
             "checkpoint": result.checkpoint_path,

@@ -37,6 +37,14 @@ def read(name: str, default: str | None = None) -> str | None:
     return os.environ.get(name) or default
 
 
+def secret(name: str) -> str | None:
+    """Return the variable that a recipe names as holder of a key.
+
+    The name stands in the configuration; the value never does.
+    """
+    return os.environ.get(name) or None
+
+
 def flag(name: str) -> bool:
     """Return whether a variable of `VARIABLES` is switched on."""
     return (read(name) or "0").strip().lower() not in {"0", "false", "no", "off"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,100 @@ def sampled_accuracy(folder: Path, *, seed: int = 1) -> float:
         [*tokenizer(row["answer"])["input_ids"], tokenizer.eos_token_id] for row in rows
     ]
     return (ids[:, 5:] == torch.tensor(wanted)).all(1).float().mean().item()
+
+
+def sft_recipe(model: Path) -> dict[str, Any]:
+    """SFT on the task under TP2: 64 answers a step, 80 steps."""
+    return {
+        **_common(model, lr=2.0e-3, tp=2),
+        "algorithm": "sft",
+        "sft": {
+            "batch_size": 64,
+            "max_num_steps": 80,
+            "val_period": 40,
+            "val_batches": 4,
+            "val_global_batch_size": 64,
+        },
+        "data": {**DATA, "response_key": "answer"},
+    }
+
+
+def dpo_recipe(model: Path, pairs: Path) -> dict[str, Any]:
+    """DPO on 448 pairs of the right and a wrong answer under PP2, 20 steps."""
+    return {**_common(model, lr=1.0e-3, pp=2), **_pairs("dpo", pairs)}
+
+
+def rm_recipe(model: Path, pairs: Path) -> dict[str, Any]:
+    """A reward model on the same pairs under TP2, 20 steps."""
+    return {**_common(model, lr=1.0e-3, tp=2), **_pairs("rm", pairs)}
+
+
+def distillation_recipe(model: Path, teacher: Path) -> dict[str, Any]:
+    """Distillation of a better model under TP2: 64 responses a step, 40 steps."""
+    recipe = _common(model, lr=2.0e-3, tp=2)
+    recipe["policy"]["generation"] = {"max_new_tokens": 5}
+    return {
+        **recipe,
+        "algorithm": "distillation",
+        "teacher": {"model_name": str(teacher)},
+        "distillation": {
+            "num_prompts_per_step": 64,
+            "max_num_steps": 40,
+            "topk_logits_k": None,
+            "val_period": 40,
+            "val_at_start": True,
+        },
+        "data": DATA,
+    }
+
+
+def _pairs(algorithm: str, pairs: Path) -> dict[str, Any]:
+    rows = ReverseDigitsDataset("train", num_validation=512)
+    chosen = [rows[i] for i in range(512)]
+    lines = [
+        json.dumps(
+            {
+                "prompt": row["prompt"],
+                "chosen": row["answer"],
+                "rejected": row["answer"][1:] + row["answer"][:1],
+            }
+        )
+        for row in chosen
+        if len(set(row["answer"])) > 1
+    ]
+    held_out = pairs.with_name("held_out.jsonl")
+    pairs.write_text("\n".join(lines[:448]))
+    held_out.write_text("\n".join(lines[448:]))
+    return {
+        "algorithm": algorithm,
+        algorithm: {
+            "batch_size": 32,
+            "max_num_steps": 20,
+            "max_num_epochs": 2,
+            "val_period": 20,
+            "val_at_start": True,
+        },
+        "data": {"dataset_name": str(pairs), "val_dataset_name": str(held_out)},
+    }
+
+
+def _common(model: Path, *, lr: float, tp: int = 1, pp: int = 1) -> dict[str, Any]:
+    return {
+        "policy": {
+            "model_name": str(model),
+            "precision": "float32",
+            "train_micro_batch_size": 16,
+            "max_total_sequence_length": 16,
+            "optimizer": {"kwargs": {"lr": lr, "weight_decay": 0.0}},
+            "megatron_cfg": {
+                "tensor_model_parallel_size": tp,
+                "pipeline_model_parallel_size": pp,
+            },
+        },
+        "checkpointing": {"save_period": 1000},
+        "logger": {"monitor_gpus": False},
+        "cluster": {"gpus_per_node": 0, "cpu_workers_per_node": 2},
+    }
 
 
 def recipe(

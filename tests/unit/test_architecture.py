@@ -40,7 +40,11 @@ READS_THE_ENVIRONMENT = {
 }
 
 TESTED_ELSEWHERE = {
+    "algorithms/distillation/trainer.py": "functional/test_learning.py",
+    "algorithms/dpo/trainer.py": "functional/test_learning.py",
     "algorithms/grpo/trainer.py": "functional/test_learning.py",
+    "algorithms/rm/trainer.py": "functional/test_learning.py",
+    "algorithms/sft/trainer.py": "functional/test_learning.py",
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",
     "backends/generation/decoding.py": "unit/backends/generation/test_megatron.py",
@@ -59,12 +63,16 @@ TESTED_ELSEWHERE = {
     ),
     "backends/training/megatron/optimizer.py": "functional/test_parity.py",
     "backends/training/megatron/step.py": "functional/test_parity.py",
+    "backends/training/outputs.py": "functional/test_parity.py",
     "backends/training/schedule.py": "unit/backends/training/megatron/test_backend.py",
     "backends/training/megatron/gemma_layers.py": "functional/test_families.py",
     "backends/training/megatron/transformer.py": (
         "unit/backends/training/megatron/test_model.py"
     ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
+    "trainers/sampling.py": "functional/test_learning.py",
+    "trainers/setup.py": "unit/trainers/test_base.py",
+    "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""

@@ -11,9 +11,16 @@ from nemo_rl._aliases import LATER
 
 DOCUMENTED = [
     "nemo_rl:train",
+    "nemo_rl:DPOTrainer",
     "nemo_rl:GRPOTrainer",
+    "nemo_rl:SFTTrainer",
     "nemo_rl:DataModule",
     "nemo_rl:TrainResult",
+    "nemo_rl.algorithms:DPO",
+    "nemo_rl.algorithms:DPOLossFn",
+    "nemo_rl.algorithms:DPOTrainer",
+    "nemo_rl.algorithms:SFT",
+    "nemo_rl.algorithms:SFTTrainer",
     "nemo_rl.algorithms:GRPO",
     "nemo_rl.algorithms:GRPOConfig",
     "nemo_rl.algorithms:GRPOTrainer",
@@ -149,7 +156,7 @@ def test_reading_a_recipe_loads_nothing_heavy() -> None:
 def test_exports_are_listed_and_versioned() -> None:
     assert nemo_rl.__version__ == "0.1.0"
     assert set(nemo_rl.__all__) <= set(dir(nemo_rl))
-    assert "SFTTrainer" not in nemo_rl.__all__
+    assert "SFTTrainer" in nemo_rl.__all__
 
 
 def test_train_stays_a_function_after_its_module_is_imported() -> None:

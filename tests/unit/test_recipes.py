@@ -21,7 +21,6 @@ SECOND_PLACES = {
     "policy.megatron_cfg.scheduler",
     "policy.megatron_cfg.distributed_data_parallel_config.overlap_grad_reduce",
     "policy.megatron_cfg.distributed_data_parallel_config.overlap_param_gather",
-    "env.math",
     "dpo.reference_policy_kl_penalty",
 }
 # What only algorithms that sample have.
@@ -58,7 +57,11 @@ def keys(cls: type[BaseConfig], prefix: str = "") -> set[str]:
         if path in SECOND_PLACES or (field.description or "").startswith(unused):
             continue
         section = section_in(field.annotation)
-        if section is None or path == "policy.scheduler":
+        # A section of env chooses the environment by being there.
+        whole = path in ("policy.scheduler", "data.mixture") or (
+            path.startswith("env.") and field.default is None
+        )
+        if section is None or whole:
             found.add(path)
         else:
             found |= keys(section, f"{path}.")
@@ -78,9 +81,10 @@ def given(mapping: dict, prefix: str = "") -> set[str]:
 @pytest.mark.parametrize("path", BASES, ids=ids)
 def test_every_key_is_there(path: Path) -> None:
     expected = keys(config_class(path.stem))
-    if path.stem != "grpo":
+    if not config_class(path.stem).samples:
         expected = {key for key in expected if not key.startswith(SAMPLING)}
-        expected -= {"policy.logprob_batch_size"} if path.stem == "sft" else set()
+    if path.stem != "rm":
+        expected = {key for key in expected if ".reward_model_cfg." not in key}
     assert given(yaml.safe_load(path.read_text())) == expected
 
 
@@ -92,6 +96,7 @@ def test_base_values_are_the_defaults(path: Path) -> None:
         {
             "algorithm": path.stem,
             "policy": {"model_name": config.policy.model_name},
+            **({"teacher": config.teacher.to_dict()} if "teacher" in config else {}),
         }
     )
     assert config.to_dict() == default.to_dict()

@@ -9,26 +9,20 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.loop import LoopConfig
+from nemo_rl.config.loop import RowLoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class DPOConfig(LoopConfig):
+class DPOConfig(RowLoopConfig):
     """The dpo section."""
 
-    batch_size: int = Field(32, ge=1)
-    """Preference pairs per step; policy.train_global_batch_size follows it."""
     beta: float = Field(0.1, gt=0)
     """Weight of the divergence from the reference policy."""
-    val_batches: int = Field(8, ge=1)
-    """Batches per validation."""
-    val_global_batch_size: int = Field(32, ge=1)
-    """Pairs per validation batch."""
-    val_micro_batch_size: int = Field(1, ge=1)
-    """Pairs per forward pass of a validation."""
     reference_policy_kl_penalty: float | None = Field(None, gt=0)
     """NeMo-RL's name of beta; wins over it if set."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the preferences that are taken to be the wrong way round."""
     preference_average_log_probs: bool = False
     """Compare mean instead of summed log-probabilities of the responses."""
     sft_average_log_probs: bool = False
@@ -48,6 +42,7 @@ class DPOConfig(LoopConfig):
 class DPOMasterConfig(MasterConfig):
     """A whole DPO recipe."""
 
+    samples: ClassVar[bool] = False
     section_defaults: ClassVar[dict[str, Any]] = {
         "checkpointing": {
             "checkpoint_dir": "results/dpo",

@@ -5,16 +5,17 @@ GRPO: Shao et al. 2024, "DeepSeekMath" (arXiv:2402.03300).
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.base import BaseConfig
-from nemo_rl.config.dormant import (
-    AsyncGRPOConfig,
+from nemo_rl.algorithms.grpo.loss_config import ClippedPGLossConfig
+from nemo_rl.algorithms.grpo.reward_config import (
+    AdvEstimatorConfig,
     RewardScalingConfig,
     RewardShapingConfig,
 )
+from nemo_rl.config.dormant import AsyncGRPOConfig
 from nemo_rl.config.loop import LoopConfig
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_batches, validate_master
@@ -25,69 +26,88 @@ class GRPOConfig(LoopConfig):
 
     num_prompts_per_step: int = Field(32, ge=1)
     """Prompts per step (P)."""
-    num_generations_per_prompt: int = Field(16, ge=2)
+    num_generations_per_prompt: int = Field(16, ge=1)
     """Responses per prompt (G); advantages compare them with one another."""
     normalize_rewards: bool = True
     """Divide advantages by the standard deviation of the prompt's rewards."""
     use_leave_one_out_baseline: bool = True
     """Compare a response with the mean of the others, not of all."""
+    adv_estimator: AdvEstimatorConfig = Field(default_factory=AdvEstimatorConfig)
+    """How rewards become advantages; a name alone will do."""
     max_val_samples: int = Field(256, ge=1)
     """Prompts per validation."""
     val_batch_size: int = Field(256, ge=1)
     """Prompts sampled at once in a validation."""
     max_rollout_turns: int = Field(1, ge=1)
-    """Not available above 1: turns between policy and environment."""
+    """Responses per conversation, with what the environment says between them."""
     overlong_filtering: bool = False
     """Leave responses that ran into max_new_tokens out of the loss."""
     use_dynamic_sampling: bool = False
-    """Not available: sample until enough prompts have differing rewards."""
+    """Sample until num_prompts_per_step prompts have differing rewards (DAPO)."""
     dynamic_sampling_max_gen_batches: int = Field(10, ge=1)
-    """Accepted, see use_dynamic_sampling."""
+    """Batches after which a step gives up, with use_dynamic_sampling."""
     batch_multiplier: float = Field(1, ge=1)
-    """Accepted, see use_dynamic_sampling."""
+    """Prompts of such a batch, in units of num_prompts_per_step."""
     seq_logprob_error_threshold: float | None = Field(None, gt=0)
     """Leave out responses whose mean exp|log-prob difference| exceeds this."""
     calculate_advantages_on_gpu: bool = False
     """Accepted; advantages are computed in the driver."""
-    reward_shaping: RewardShapingConfig = Field(default_factory=RewardShapingConfig)
-    """Not available."""
     reward_scaling: RewardScalingConfig = Field(default_factory=RewardScalingConfig)
-    """Not available."""
+    """Map rewards linearly to another range."""
+    reward_shaping: RewardShapingConfig = Field(default_factory=RewardShapingConfig)
+    """Punish responses that are too long, after scaling."""
     async_grpo: AsyncGRPOConfig = Field(default_factory=AsyncGRPOConfig)
     """Not available."""
 
+    @property
+    def prompts_per_batch(self) -> int:
+        """Prompts that are sampled at once."""
+        return int(self.num_prompts_per_step * self.batch_multiplier)
 
-class ClippedPGLossConfig(BaseConfig):
-    """The loss_fn section: clipped policy gradient with a KL penalty."""
+    @model_validator(mode="before")
+    @classmethod
+    def _estimator_options(cls, values: Any) -> Any:
+        """Read the estimator's name alone, and options that belong to the section."""
+        given = values.get("adv_estimator") if isinstance(values, dict) else None
+        if isinstance(given, str):
+            return {**values, "adv_estimator": {"name": given}}
+        if not isinstance(given, dict):
+            return values
+        options = ("normalize_rewards", "use_leave_one_out_baseline")
+        inner = {key: given[key] for key in options if key in given}
+        for key in inner:
+            if values.get(key, inner[key]) != inner[key]:
+                raise ValueError(
+                    f"adv_estimator.{key}={inner[key]!r} contradicts "
+                    f"{key}={values[key]!r}: give one of the two."
+                )
+        rest = {key: value for key, value in given.items() if key not in inner}
+        return {**values, **inner, "adv_estimator": rest}
 
-    reference_policy_kl_penalty: float = Field(0.01, ge=0)
-    """Weight of the penalty; 0 keeps no reference policy."""
-    reference_policy_kl_type: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of the divergence (Schulman 2020)."""
-    kl_input_clamp_value: float | None = Field(20.0, gt=0)
-    """Clamp of the log-ratio before it is exponentiated; None: no clamp."""
-    kl_output_clamp_value: float | None = Field(10.0, gt=0)
-    """Clamp of a token's divergence; None: no clamp."""
-    ratio_clip_min: float = Field(0.2, ge=0, le=1)
-    """Ratios below 1 - this gain nothing."""
-    ratio_clip_max: float = Field(0.2, ge=0)
-    """Ratios above 1 + this gain nothing."""
-    ratio_clip_c: float | None = Field(None, gt=1)
-    """Dual clip: bound of the loss where the advantage is negative; None: none."""
-    use_on_policy_kl_approximation: bool = False
-    """Weight the divergence by the ratio of current to sampling probability."""
-    use_importance_sampling_correction: bool = False
-    """Weight tokens by the ratio of training to sampling probability."""
-    truncated_importance_sampling_ratio: float | None = Field(None, gt=0)
-    """Upper bound of those weights; None: none."""
-    sequence_level_importance_ratios: bool = False
-    """Not available."""
-    token_level_loss: bool = True
-    """Average over tokens; false averages over responses first."""
-    force_on_policy_ratio: bool = False
-    """Take the ratio as 1: for one update per step."""
-    use_kl_in_reward: bool = False
-    """Not available."""
+    @model_validator(mode="after")
+    def _multiplier_has_effect(self) -> Self:
+        if self.batch_multiplier != 1 and not self.use_dynamic_sampling:
+            raise ValueError(
+                f"batch_multiplier={self.batch_multiplier:g} samples prompts of which "
+                "only use_dynamic_sampling=true leaves some out: set that, or leave "
+                "batch_multiplier at 1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_compare(self) -> Self:
+        estimator = self.adv_estimator
+        alone = estimator.name == "reinforce_plus_plus" and not estimator.minus_baseline
+        if self.num_generations_per_prompt < 2 and (
+            self.use_dynamic_sampling or not alone
+        ):
+            raise ValueError(
+                f"num_generations_per_prompt={self.num_generations_per_prompt} leaves "
+                "nothing to compare a response with: raise it to at least 2, or use "
+                "adv_estimator.name 'reinforce_plus_plus' with minus_baseline false "
+                "and without dynamic sampling."
+            )
+        return self
 
 
 class GRPOMasterConfig(MasterConfig):
@@ -125,6 +145,7 @@ class GRPOMasterConfig(MasterConfig):
             self.samples_per_step,
             "grpo.num_prompts_per_step x grpo.num_generations_per_prompt",
         )
+        self._settle_response_length()
         updates = self.samples_per_step // self.policy.train_global_batch_size
         if self.loss_fn.force_on_policy_ratio and updates != 1:
             raise ValueError(
@@ -134,6 +155,16 @@ class GRPOMasterConfig(MasterConfig):
                 f" Set it to {self.samples_per_step}."
             )
         return self
+
+    def _settle_response_length(self) -> None:
+        shaping = self.grpo.reward_shaping
+        if not shaping.enabled or shaping.stop_properly_penalty_coef is not None:
+            return
+        if shaping.max_response_length is None:
+            longest = self.policy.generation.max_new_tokens
+            self.grpo._settle(
+                "reward_shaping", shaping.merged({"max_response_length": longest})
+            )
 
     @classmethod
     def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,89 +1,79 @@
-"""Rewards to advantages to a training batch; knows tensors, no policy."""
+"""Rollouts to a training batch: masks, rewards, advantages; no policy."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
+from nemo_rl.algorithms.grpo.advantages import token_advantages
 from nemo_rl.algorithms.grpo.config import GRPOConfig
+from nemo_rl.algorithms.grpo.kl import kl_divergence
+from nemo_rl.algorithms.grpo.loss_config import ClippedPGLossConfig
+from nemo_rl.algorithms.grpo.ratios import where_valid
+from nemo_rl.algorithms.grpo.rewards import scale_rewards, shape_rewards
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 
 
-def group_advantages(
-    rewards: Tensor, group: Tensor, *, leave_one_out: bool, normalize: bool
-) -> Tensor:
-    """Advantage of each response within its prompt's group.
-
-    The baseline is the mean reward of the group, or of its other members
-    (leave-one-out, Kool et al. 2019). With ``normalize`` the difference is divided by
-    the group's unbiased standard deviation over all its members, also under
-    leave-one-out: the deviation of the others alone is always 0 for two members.
-    Where all rewards of a group are equal the advantage is 0 undivided.
-
-    Args:
-        rewards: [B] fp32.
-        group: [B] int64, the prompt's index in the step's batch. Equal prompts at two
-            indices are two groups.
-        leave_one_out: exclude a response from its own baseline.
-        normalize: divide by the standard deviation.
-
-    Returns:
-        [B] fp32. A group of one has advantage 0.
-    """
-    _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
-    rewards, count = rewards.double(), size.double()
-    centred = _centred(rewards, index, count)
-    others = (count - 1).clamp(min=1)
-    advantages = centred
-    if leave_one_out:
-        # r - (total - r) / (n - 1)  =  (r - mean) * n / (n - 1)
-        advantages = centred * (count / others)[index]
-    if normalize:
-        squares = torch.zeros_like(count).index_add_(0, index, centred.square())
-        std = (squares / others).sqrt()[index]
-        advantages = torch.where(std > 0, advantages / std, 0.0)
-    return torch.where(size[index] > 1, advantages, 0.0).float()
-
-
-def _centred(rewards: Tensor, index: Tensor, count: Tensor) -> Tensor:
-    """[B] fp64 rewards minus their group's mean; exactly 0 where all are equal."""
-    first = torch.zeros_like(count).scatter_(0, index, rewards)
-    # Differences to a member of the group: equal rewards leave no rounding error.
-    offset = rewards - first[index]
-    mean = torch.zeros_like(count).index_add_(0, index, offset) / count
-    return offset - mean[index]
-
-
 def build_train_batch(rollouts: BatchedDataDict, config: GRPOConfig) -> BatchedDataDict:
-    """Keep what training needs of a rollout batch and add advantages.
+    """Keep what training needs of a rollout batch, without advantages.
 
     Args:
         rollouts: rollout batch of B rows (``data/interfaces.py``).
         config: the grpo section.
 
     Returns:
-        Tensors alone: input_ids, input_lengths, token_mask, generation_logprobs,
-        sample_mask and advantages [B, S].
+        Tensors alone: input_ids, input_lengths, token_mask, generation_logprobs and
+        sample_mask.
     """
-    advantages = group_advantages(
-        rollouts["rewards"],
-        rollouts["group"],
-        leave_one_out=config.use_leave_one_out_baseline,
-        normalize=config.normalize_rewards,
-    )
     sample_mask = rollouts["sample_mask"]
     if config.overlong_filtering:
         sample_mask = sample_mask * (~rollouts["truncated"]).float()
-    return BatchedDataDict(
-        {
-            "input_ids": rollouts["input_ids"],
-            "input_lengths": rollouts["input_lengths"],
-            "token_mask": rollouts["token_mask"],
-            "generation_logprobs": rollouts["generation_logprobs"],
-            "sample_mask": sample_mask,
-            "advantages": advantages[:, None] * rollouts["token_mask"],
-        }
+    names = ("input_ids", "input_lengths", "token_mask", "generation_logprobs")
+    columns = {name: rollouts[name] for name in names}
+    return BatchedDataDict({**columns, "sample_mask": sample_mask})
+
+
+def add_advantages(
+    batch: BatchedDataDict,
+    rollouts: BatchedDataDict,
+    config: GRPOConfig,
+    loss: ClippedPGLossConfig,
+) -> dict[str, float]:
+    """Add the column ``advantages`` [B, S] to a train batch.
+
+    Args:
+        batch: what ``build_train_batch`` made of the rollouts; with
+            ``use_kl_in_reward`` also prev_logprobs and reference_policy_logprobs.
+        rollouts: rewards, group and truncated of the same rows.
+        config: the grpo section.
+        loss: the loss_fn section: the penalty in the reward.
+
+    Returns:
+        shaped_reward, the mean reward that advantages are made of, where it is not
+        the environment's; kl_in_reward, the mean divergence of a token, where it is
+        subtracted.
+    """
+    metrics, mask = {}, batch["token_mask"]
+    rewards = shape_rewards(
+        scale_rewards(rollouts["rewards"], config.reward_scaling),
+        config.reward_shaping,
+        lengths=mask.sum(-1),
+        truncated=rollouts["truncated"],
     )
+    if config.reward_scaling.enabled or config.reward_shaping.enabled:
+        metrics["shaped_reward"] = float(rewards.mean())
+    kl = None
+    if loss.use_kl_in_reward:
+        log_ratio = batch["reference_policy_logprobs"] - batch["prev_logprobs"]
+        per_token = where_valid(kl_divergence(where_valid(log_ratio, mask), loss), mask)
+        metrics["kl_in_reward"] = float(per_token.sum() / mask.sum().clamp(min=1))
+        kl = loss.reference_policy_kl_penalty * per_token
+    batch["advantages"] = token_advantages(
+        rewards,
+        rollouts["group"],
+        token_mask=mask,
+        sample_mask=batch["sample_mask"],
+        config=config,
+        kl=kl,
+    )
+    return metrics
 
 
 def mask_sampler_mismatch(

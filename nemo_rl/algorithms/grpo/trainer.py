@@ -5,19 +5,24 @@ Group Relative Policy Optimization: Shao et al. 2024, arXiv:2402.03300, algorith
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
-from nemo_rl.algorithms.grpo.data import build_train_batch, mask_sampler_mismatch
+from nemo_rl.algorithms.grpo.data import (
+    add_advantages,
+    build_train_batch,
+    mask_sampler_mismatch,
+)
+from nemo_rl.algorithms.grpo.dynamic_sampling import sample_until_full
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.experience.recorder import RolloutRecorder, rollout_rows
-from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
-from nemo_rl.trainers.base import BaseTrainer
+from nemo_rl.experience.recorder import rollout_rows
+from nemo_rl.experience.rollout import repeat_prompts
+from nemo_rl.trainers.sampling import SamplingTrainer
+from nemo_rl.utils.seeding import derive_seed
 
 
-class GRPOTrainer(BaseTrainer):
+class GRPOTrainer(SamplingTrainer):
     """Trains a policy on its own scored completions.
 
     Example:
@@ -29,40 +34,62 @@ class GRPOTrainer(BaseTrainer):
 
     algorithm: ClassVar[str] = "grpo"
     config_class: ClassVar[type[GRPOMasterConfig]] = GRPOMasterConfig
-    steps_key: ClassVar[str] = "num_prompts_per_step"
+    steps_key: ClassVar[str] = "prompts_per_batch"
     needs_reward: ClassVar[bool] = True
 
     def _train_step(self, batch: BatchedDataDict) -> dict[str, float]:
         step = self.state.step + 1
-        batch = repeat_prompts(batch, self.section.num_generations_per_prompt)
         with self.phase("generation"):
-            rollouts, metrics = self.rollout_engine.run(batch, step=step)
+            rollouts, metrics = self._sample(batch, step)
         train_batch = build_train_batch(rollouts, self.section)
         with self.phase("logprobs"):
             metrics |= self._add_logprobs(train_batch)
+        loss = self.config.loss_fn
+        metrics |= add_advantages(train_batch, rollouts, self.section, loss)
         with self.phase("training"):
             metrics |= self.policy.train(train_batch, self.loss_fn)
         with self.phase("refit"):
             self.policy.refit()
-        self.recorder.record(step, rollout_rows(rollouts))
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
         return metrics
 
+    def _sample(
+        self, batch: BatchedDataDict, step: int
+    ) -> tuple[BatchedDataDict, dict[str, float]]:
+        """Rollouts of the step's prompts, or of as many as dynamic sampling needs."""
+
+        def generate(number: int) -> tuple[BatchedDataDict, dict[str, float]]:
+            prompts = batch if number == 0 else next(self._batches)
+            repeated = repeat_prompts(prompts, self.section.num_generations_per_prompt)
+            # Rows of different batches of one step draw from different seeds.
+            place = step if number == 0 else derive_seed(step, "batch", number)
+            rollouts, metrics = self.rollout_engine.run(repeated, step=place)
+            rollouts["group"] = rollouts["group"] + number * prompts.size
+            self.recorder.record(step, rollout_rows(rollouts))
+            return rollouts, metrics
+
+        if self.section.use_dynamic_sampling:
+            return sample_until_full(generate, self.section)
+        return generate(0)
+
     def _add_logprobs(self, batch: BatchedDataDict) -> dict[str, float]:
-        """Add the old policy's and the reference's log-probs where the loss needs them.
+        """Add the old policy's and the reference's log-probs where they are needed.
 
         With exactly one update per rollout the old policy is the one being updated:
-        its log-probs are those of the update's own forward pass.
+        its log-probs are those of the update's own forward pass. A reward with a
+        divergence in it needs them before that.
         """
         threshold = self.section.seq_logprob_error_threshold
+        loss = self.config.loss_fn
         metrics = {}
-        if self._updates_per_step > 1 or threshold is not None:
+        early = threshold is not None or loss.use_kl_in_reward
+        if self._updates_per_step > 1 or early:
             scores = self.policy.get_logprobs(batch)
             batch["prev_logprobs"] = scores["logprobs"]
             kept, dropped = mask_sampler_mismatch(batch, threshold)
             batch["sample_mask"] = kept["sample_mask"]
             metrics["mismatch_masked_fraction"] = dropped
-        if self.config.loss_fn.reference_policy_kl_penalty > 0:
+        if loss.reference_policy_kl_penalty > 0:
             batch |= self.policy.get_reference_logprobs(batch)
         return metrics
 
@@ -75,27 +102,4 @@ class GRPOTrainer(BaseTrainer):
         self.policy = self._make_policy(
             keep_reference=config.loss_fn.reference_policy_kl_penalty > 0
         )
-        self.rollout_engine = RolloutEngine(
-            self.policy, self.environment, self.tokenizer, seed=self.section.seed
-        )
-        self.recorder = RolloutRecorder(
-            self.logger.log_dir / "rollouts.jsonl",
-            resume_step=self.state.step or None,
-            enabled=config.logger.save_rollouts,
-        )
-        self._teardown_steps.append(self.recorder.close)
-
-    def _evaluate(self, batch: BatchedDataDict) -> list[dict[str, Any]]:
-        """One greedy completion per prompt; rows for the validation."""
-        rollouts, _ = self.rollout_engine.run(
-            repeat_prompts(batch, 1), step=self.state.step, greedy=True
-        )
-        rows = rollout_rows(rollouts)
-        self.recorder.record(self.state.step, rows, split="val")
-        for row, messages in zip(rows, rollouts["messages"], strict=True):
-            row["response_length"] = len(row["response_ids"])
-            row["question"] = messages[-1]["content"]
-        return rows
-
-    def _rollouts_path(self) -> Path | None:
-        return self.recorder.path if self.config.logger.save_rollouts else None
+        self._setup_rollouts(max_turns=self.section.max_rollout_turns)

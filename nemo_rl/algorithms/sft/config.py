@@ -6,31 +6,24 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.config.loop import LoopConfig
+from nemo_rl.config.loop import RowLoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
-class SFTConfig(LoopConfig):
+class SFTConfig(RowLoopConfig):
     """The sft section."""
 
-    batch_size: int = Field(32, ge=1)
-    """Conversations per step; policy.train_global_batch_size follows it."""
     max_num_steps: int = Field(5000, ge=1)
     """Steps after which training ends."""
     max_num_epochs: int = Field(3, ge=1)
     """Passes over the data after which training ends."""
-    val_batches: int = Field(8, ge=1)
-    """Batches per validation."""
-    val_global_batch_size: int = Field(32, ge=1)
-    """Conversations per validation batch."""
-    val_micro_batch_size: int = Field(1, ge=1)
-    """Conversations per forward pass of a validation."""
 
 
 class SFTMasterConfig(MasterConfig):
     """A whole recipe of supervised fine-tuning."""
 
+    samples: ClassVar[bool] = False
     section_defaults: ClassVar[dict[str, Any]] = {
         "checkpointing": {
             "checkpoint_dir": "results/sft",

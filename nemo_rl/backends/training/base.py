@@ -26,6 +26,8 @@ class EngineConfig:
         policy: the policy section of the recipe.
         model_folder: local Hugging Face folder of the base model.
         keep_reference: keep the base weights for ``get_reference_logprobs``.
+        teacher_folder: local Hugging Face folder of a teacher of the same vocabulary;
+            None without one.
         seed: for the generators of this rank.
         threads: CPU threads of this rank; None leaves the library's choice.
     """
@@ -34,6 +36,7 @@ class EngineConfig:
     policy: PolicyConfig
     model_folder: Path
     keep_reference: bool = False
+    teacher_folder: Path | None = None
     seed: int = 0
     threads: int | None = None
 
@@ -49,10 +52,16 @@ class ModelOutput:
         entropy: [b, S] fp32, with gradient; entry t is the entropy in nats of the
             distribution that token t was drawn from. None unless the loss has
             ``needs_entropy``.
+        topk_logprobs: [b, S, K] fp32, with gradient; entry t has those of the K tokens
+            that the teacher found likeliest in place of token t. None unless the loss
+            has ``teacher_topk``.
+        scores: [b] fp32, with gradient; of a reward model, whose ``logprobs`` are NaN.
     """
 
     logprobs: Tensor
     entropy: Tensor | None = None
+    topk_logprobs: Tensor | None = None
+    scores: Tensor | None = None
 
 
 @runtime_checkable
@@ -67,7 +76,8 @@ class LossFunction(Protocol):
     the micro-batch has no valid token.
 
     A loss travels to the workers: it holds configuration, never tensors or handles.
-    It may have two attributes, see ``rows_per_sample`` and ``needs_entropy`` below.
+    It may have attributes, see ``rows_per_sample``, ``needs_entropy`` and
+    ``teacher_topk`` below.
     """
 
     def __call__(
@@ -89,6 +99,15 @@ def rows_per_sample(loss_fn: Any) -> int:
 def needs_entropy(loss_fn: Any) -> bool:
     """Whether a loss wants ``ModelOutput.entropy``: its attribute ``needs_entropy``."""
     return getattr(loss_fn, "needs_entropy", False)
+
+
+def teacher_topk(loss_fn: Any) -> int | None:
+    """How many of a teacher's likeliest tokens a loss compares with; None: no teacher.
+
+    Its attribute ``teacher_topk``. The micro-batch then has ``teacher_logprobs``
+    [b, S, K] fp32, and the output ``topk_logprobs``.
+    """
+    return getattr(loss_fn, "teacher_topk", None)
 
 
 class TrainingBackend(Protocol):
@@ -113,6 +132,10 @@ class TrainingBackend(Protocol):
 
     def get_reference_logprobs(self, batch: Batch) -> Tensor | None:
         """As ``get_logprobs`` under the base weights."""
+        ...
+
+    def get_scores(self, batch: Batch) -> Tensor | None:
+        """[B] fp32 scores of a reward model; None off the last stage."""
         ...
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:

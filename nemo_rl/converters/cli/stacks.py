@@ -73,7 +73,7 @@ def compare_stacks(checkpoint: Path, config: Path, folder: Path) -> str:
             f"transformers compute different models: {text}; Megatron goes on with "
             f"{found['megatron']!r}, transformers with {found['transformers']!r}"
         )
-    return (
-        f"Megatron and transformers compute the same: {text}; both continue "
-        f"{found['prompt']!r} with {found['megatron']!r}"
-    )
+    same = f"Megatron and transformers compute the same: {text}"
+    if not found["megatron"]:
+        return f"{same}; a reward model continues nothing"
+    return f"{same}; both continue {found['prompt']!r} with {found['megatron']!r}"

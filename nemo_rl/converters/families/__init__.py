@@ -19,6 +19,7 @@ from nemo_rl.converters.families import (
     qwen3,
     qwen_moe,
 )
+from nemo_rl.converters.families.common import score
 from nemo_rl.converters.hf_config import HfConfig
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import WeightRule, expand
@@ -42,6 +43,8 @@ class Family(Protocol):
         ...
 
 
+GENERATIVE, SCORED = "ForCausalLM", "ForSequenceClassification"
+"""How transformers ends the names of a language model and of a reward model."""
 _FAMILIES: dict[str, Family] = {}
 
 
@@ -73,14 +76,41 @@ def model_spec(config: Mapping[str, Any], *, source: str = "config.json") -> Mod
         )
     names = config.get("architectures")
     for name in names if isinstance(names, list) else []:
-        if isinstance(name, str) and name in _FAMILIES:
-            return _FAMILIES[name].read(hf, name)
+        if not isinstance(name, str):
+            continue
+        model = name.replace(SCORED, GENERATIVE)
+        if model in _FAMILIES:
+            spec = _FAMILIES[model].read(hf, model)
+            return _one_score(spec, hf) if name != model else spec
     raise ConfigurationError(
         f"{source} declares architectures={names!r}, which the Megatron backend "
         f"does not know. Supported: {', '.join(_FAMILIES)}."
     )
 
 
+def _one_score(spec: ModelSpec, config: HfConfig) -> ModelSpec:
+    labels = config.get("num_labels", len(config.get("id2label", {0: "", 1: ""})))
+    if labels != 1:
+        raise config.error(
+            f"a classifier of {labels} labels; a reward model has one score "
+            "(num_labels 1)"
+        )
+    return spec.with_score()
+
+
+def score_config(spec: ModelSpec) -> dict[str, Any]:
+    """Entries of config.json that make a language model's a reward model's."""
+    return {
+        "architectures": [spec.architecture.replace(GENERATIVE, SCORED)],
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+        "tie_word_embeddings": False,
+    }
+
+
 def rules_for(spec: ModelSpec) -> dict[str, WeightRule]:
     """All rules of a model, by Megatron parameter name with global numbers."""
-    return expand(_FAMILIES[spec.architecture].rules(spec), spec)
+    rules = _FAMILIES[spec.architecture].rules(spec)
+    if spec.scored:
+        rules = [r for r in rules if r.megatron != "output_layer.weight"] + [score()]
+    return expand(rules, spec)

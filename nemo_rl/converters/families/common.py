@@ -74,6 +74,11 @@ def ends() -> list[WeightRule]:
     ]
 
 
+def score() -> WeightRule:
+    """The output layer of a reward model."""
+    return WeightRule("output_layer.weight", {"score.weight": "1 hidden"}, REPLICATED)
+
+
 def layer_norms(before_mlp: str = "post_attention_layernorm") -> list[WeightRule]:
     """The norms before attention and before the MLP."""
     return [

@@ -1,9 +1,13 @@
-"""Disjoint train and validation numbers out of a range, by a seed alone."""
+"""Disjoint training and validation rows, by a seed alone; knows no field of a row."""
 
 from __future__ import annotations
 
 import random
+from typing import Any
 
+import numpy as np
+
+from nemo_rl.data.datasets.views import ChosenRows
 from nemo_rl.utils.exceptions import DataError
 from nemo_rl.utils.seeding import derive_seed
 from nemo_rl.utils.suggest import did_you_mean
@@ -68,3 +72,36 @@ def _draw(
     generator = random.Random(derive_seed(seed, purpose))
     drawn = generator.sample(range(total), min(total, count + len(excluded)))
     return [number for number in drawn if number not in excluded][:count]
+
+
+def hold_out(rows: Any, size: float, *, seed: int = 0) -> tuple[ChosenRows, ChosenRows]:
+    """Divide rows into training and validation rows that share none.
+
+    Which rows are held out depends on their number, ``size`` and ``seed`` alone. The
+    same text in two rows may still fall on both sides.
+
+    Args:
+        rows: Anything with ``len()`` and ``[index]``.
+        size: Rows to hold out: below 1 a fraction of them, else a number.
+        seed: Decides which.
+
+    Returns:
+        Training rows and validation rows, each in their old order.
+
+    Raises:
+        DataError: One of the two would have no rows.
+    """
+    total = len(rows)
+    count = round(size * total) if size < 1 else int(size)
+    if not 0 < count < total:
+        raise DataError(
+            f"data.split_validation_size={size:g} of {total} rows would leave "
+            f"{max(total - count, 0)} to train and {min(count, total)} to validate on."
+        )
+    generator = np.random.default_rng(derive_seed(seed, "held out"))
+    held_out = np.zeros(total, dtype=bool)
+    held_out[generator.permutation(total)[:count]] = True
+    return (
+        ChosenRows(rows, np.flatnonzero(~held_out)),
+        ChosenRows(rows, np.flatnonzero(held_out)),
+    )

@@ -41,6 +41,17 @@ class PolicyInterface(ABC):
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """Update the weights once per global batch; returns metrics."""
 
+    def get_scores(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``scores`` [B] fp32 of a reward model.
+
+        Raises:
+            ConfigurationError: this policy is none.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} gives no scores: it is no reward model. Set "
+            "policy.reward_model_cfg.enabled to true."
+        )
+
     def refit(self) -> None:
         """Give the generator the trained weights; nothing where it shares them."""
         return

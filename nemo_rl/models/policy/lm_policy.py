@@ -42,6 +42,8 @@ class Policy(PolicyInterface):
         config: the policy section (a mapping, a ``PolicyConfig``, or a whole recipe).
         tokenizer: supplies the stop token; None leaves only configured stops.
         keep_reference: keep the initial weights for ``get_reference_logprobs``.
+        teacher: folder or name of a model of the same vocabulary to learn from, which
+            the workers hold under the policy's layout; None without one.
         seed: for the workers' generators.
         threads: CPU threads of each worker.
 
@@ -56,6 +58,7 @@ class Policy(PolicyInterface):
         tokenizer: Any = None,
         *,
         keep_reference: bool = True,
+        teacher: str | None = None,
         seed: int = 0,
         threads: int | None = None,
     ) -> None:
@@ -68,6 +71,8 @@ class Policy(PolicyInterface):
         hf_config = read_hf_config(self.model_folder)
         hf_config |= self.config.hf_config_overrides
         self.spec = _spec(hf_config, self.model_folder, needed=names[0] == "megatron")
+        if self.spec is not None and self.config.reward_model_cfg.enabled:
+            self.spec = self.spec.with_score()
         validate_model_shape(self.config, hf_config)
         self.workers = cluster.start_workers(
             PolicyWorker,
@@ -79,6 +84,7 @@ class Policy(PolicyInterface):
                 "tokenizer_folder": self.config.tokenizer.name
                 or str(self.model_folder),
                 "keep_reference": keep_reference,
+                "teacher_folder": str(resolve_model(teacher)) if teacher else None,
                 "seed": seed,
                 "threads": threads,
                 "classes": classes,
@@ -92,6 +98,11 @@ class Policy(PolicyInterface):
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """Sample one response per row; see ``GenerationPolicy.generate``."""
+        if self.config.reward_model_cfg.enabled:
+            raise ConfigurationError(
+                "a reward model generates nothing: it has a score in place of a "
+                "distribution over tokens (policy.reward_model_cfg.enabled)"
+            )
         return self.generation.generate(data, greedy)
 
     def get_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
@@ -101,6 +112,12 @@ class Policy(PolicyInterface):
     def get_reference_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
         """``reference_policy_logprobs`` [B, S] fp32 under the initial weights."""
         return self.training.get_reference_logprobs(data)
+
+    def get_scores(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``scores`` [B] fp32 of a reward model."""
+        if not self.config.reward_model_cfg.enabled:
+            return super().get_scores(data)
+        return self.training.get_scores(data)
 
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """Update the weights; see ``TrainingPolicy.train``. Adds the model FLOPs."""

@@ -130,6 +130,10 @@ class TrainingPolicy:
         values = self._score("get_reference_logprobs", data)
         return BatchedDataDict({"reference_policy_logprobs": values})
 
+    def get_scores(self, data: BatchedDataDict) -> BatchedDataDict:
+        """``scores`` [B] of a reward model."""
+        return BatchedDataDict({"scores": self._score("get_scores", data)})
+
     def _score(self, method: str, data: BatchedDataDict) -> torch.Tensor:
         padded, rows = pad_rows_to_multiple(data, self.dims.dp)
         shards = shard_over_replicas(padded, self.dims)

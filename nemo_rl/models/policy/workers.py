@@ -40,12 +40,13 @@ class PolicyWorker:
         model_folder: local Hugging Face folder of the base model.
         tokenizer_folder: loaded only when stop strings ask for text.
         keep_reference: keep the base weights for the KL penalty.
+        teacher_folder: local Hugging Face folder of a teacher, None without one.
         seed: the run's seed.
         threads: CPU threads of this rank.
         classes: backends that only the driver knows, see ``factory.own_classes``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only; what one policy tells all ranks
         self,
         rank_info: RankInfo,
         *,
@@ -53,6 +54,7 @@ class PolicyWorker:
         model_folder: str,
         tokenizer_folder: str | None = None,
         keep_reference: bool = False,
+        teacher_folder: str | None = None,
         seed: int = 0,
         threads: int | None = None,
         classes: dict[tuple[str, str], type] | None = None,
@@ -67,6 +69,7 @@ class PolicyWorker:
                 policy=self.policy,
                 model_folder=Path(model_folder),
                 keep_reference=keep_reference,
+                teacher_folder=Path(teacher_folder) if teacher_folder else None,
                 seed=seed,
                 threads=threads,
             )
@@ -111,6 +114,11 @@ class PolicyWorker:
         """As ``get_logprobs`` under the base weights."""
         needs = "loss_fn.reference_policy_kl_penalty above 0"
         return self._method("get_reference_logprobs", needs)(batch)
+
+    def get_scores(self, batch: dict[str, Any]) -> torch.Tensor | None:
+        """A reward model's scores of this replica's rows; None off the last stage."""
+        needs = "policy.reward_model_cfg.enabled"
+        return self._method("get_scores", needs)(batch)
 
     def train_step(
         self, batch: dict[str, Any], loss_fn: LossFunction

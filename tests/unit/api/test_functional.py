@@ -45,13 +45,12 @@ def test_config_classes() -> None:
         config_class("gpro")
 
 
-@pytest.mark.parametrize("algorithm", ["sft", "dpo"])
-def test_algorithms_without_a_trainer_say_what_to_use(algorithm: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "name"), [("sft", "SFT"), ("dpo", "DPO"), ("rm", "RM")]
+)
+def test_every_algorithm_has_its_trainer(algorithm: str, name: str) -> None:
     config = build_config("m", algorithm, gpus_per_node=1)
-    with pytest.raises(
-        ConfigurationError, match="not trained in this version. Use algor"
-    ):
-        create_trainer(config)
+    assert type(create_trainer(config)).__name__ == f"{name}Trainer"
 
 
 def test_registering_a_trainer_class(myalgo: None) -> None:

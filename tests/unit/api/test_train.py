@@ -15,7 +15,7 @@ from nemo_rl.utils.exceptions import ConfigurationError
 class RecordingTrainer:
     """Obeys the trainer's interface and returns what `fit` was given."""
 
-    made: ClassVar[list[Any]] = []
+    needs_reward: ClassVar[bool] = True
 
     def __init__(self, config: MasterConfig) -> None:
         self.config = config
@@ -77,6 +77,13 @@ def test_keywords_reach_their_places() -> None:
     assert result["callbacks"] is callbacks and result["val_dataset"] == "other"
 
 
+def test_a_mixture_is_a_dataset() -> None:
+    mixture = [{"dataset_name": "arithmetic"}]
+    for arguments in ({"mixture": mixture}, {"data": {"mixture": mixture}}):
+        result: Any = train("m", **arguments)
+        assert result["config"].data.mixture[0].dataset_name == "arithmetic"
+
+
 def test_reward_by_name_goes_into_the_recipe() -> None:
     result: Any = train("m", "d", "rewards:score", env={"kwargs": {"a": 1}})
     assert result["reward_fn"] is None
@@ -99,7 +106,7 @@ def test_an_algorithm_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"reward_fn": 5}, "reward_fn=5 is not callable. Expected a function"),
         ({"dataset": [{}], "reward_fn": None}, "reward_fn is missing: these rows"),
         ({"algorithm": "grop"}, "algorithm='grop' is not one of .* mean grpo?"),
-        ({"algorithm": "sft"}, "'sft' can be configured but not trained"),
+        ({"algorithm": "sft"}, "'sft' learns from given answers.*reward_fn out"),
         (
             {"max_step": 1},
             "max_step is not a keyword of 'grpo'. Did you mean max_steps",

@@ -44,13 +44,7 @@ REFUSED = {
     "policy.sequence_packing.enabled": (True, "padded"),
     "policy.dynamic_batching.enabled": (True, "train_micro_batch_size"),
     "logger.swanlab_enabled": (True, "tensorboard_enabled"),
-    "grpo.max_rollout_turns": (2, "one response per prompt"),
-    "grpo.use_dynamic_sampling": (True, "advantage 0"),
     "grpo.async_grpo.enabled": (True, "take turns"),
-    "grpo.reward_shaping.enabled": (True, "env.reward_fn"),
-    "grpo.reward_scaling.enabled": (True, "env.reward_fn"),
-    "loss_fn.sequence_level_importance_ratios": (True, "per token"),
-    "loss_fn.use_kl_in_reward": (True, "term of the loss"),
 }
 
 

@@ -28,3 +28,20 @@ def test_no_validation_section() -> None:
 def test_one_system_prompt() -> None:
     with pytest.raises(ConfigurationError, match="system_prompt or system_prompt_file"):
         DataConfig(system_prompt="a", system_prompt_file="b")
+
+
+def test_a_mixture_and_what_is_held_out() -> None:
+    data = DataConfig.from_mapping(
+        {
+            "mixture": [
+                {"dataset_name": "a", "weight": 2},
+                {"dataset_name": "a", "dataset_kwargs": {"split": "x"}, "weight": 1.5},
+            ],
+            "split_validation_size": 0.1,
+        }
+    )
+    assert [source.weight for source in data.mixture] == [2.0, 1.5]
+    nested = DataConfig.from_mapping(
+        {"train": {"dataset_name": "a", "split_validation_size": 0.05}}
+    )
+    assert nested.split_validation_size == 0.05 and nested.dataset_kwargs == {}

@@ -55,6 +55,14 @@ def test_documented_keywords() -> None:
     assert config.algorithm == "grpo"
 
 
+def test_keys_of_the_data_section() -> None:
+    config = grpo(dataset_name="arithmetic", dataset_kwargs={"size": 5}, shuffle=False)
+    assert (config.data.dataset_name, config.data.shuffle) == ("arithmetic", False)
+    assert config.data.dataset_kwargs == {"size": 5}
+    config = grpo(mixture=[{"dataset_name": "a", "weight": 1}])
+    assert config.data.mixture[0].weight == 1
+
+
 def test_sections_and_keywords_mix() -> None:
     config = grpo(grpo={"val_period": 0}, max_steps=2, data={"shuffle": False})
     assert (config.grpo.val_period, config.grpo.max_num_steps) == (0, 2)

@@ -180,13 +180,13 @@ def test_bad_sources_are_named(source, error, message):
 
 
 def test_too_few_rows_for_a_step():
-    with pytest.raises(DataError, match="takes 32 prompts and the dataset has only 10"):
+    with pytest.raises(DataError, match="takes 32 rows and the dataset has only 10"):
         next(DataModule(ROWS, PLAIN).batches(32))
 
 
 def test_a_long_prompt_names_row_length_and_limit(tmp_path):
     with pytest.raises(DataError, match="row 2: the prompt has 6 tokens.* is 5"):
-        DataModule(ROWS, PLAIN, max_prompt_length=5)
+        DataModule(ROWS, PLAIN, max_length=5)
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "ok"}\n\n{"prompt": "much too long"}\n')
     with pytest.raises(DataError, match="rows.jsonl, line 3: the prompt has 13 tokens"):
@@ -202,7 +202,7 @@ def test_the_fingerprint_of_a_dataset_depends_on_its_rows():
 def test_a_registered_validation_dataset_defaults_to_its_validation_split(caplog):
     config = DataConfig(dataset_name="arithmetic", val_dataset_name="arithmetic")
     data = DataModule(None, CHAT, config)
-    train = {data._prompt(i, False)["prompt"] for i in range(len(data))}
+    train = {data._item(i, False)["prompt"] for i in range(len(data))}
     held_out = [p for b in data.validation_batches(None, 16) for p in b["prompt"]]
     assert len(held_out) == 48 and not train & set(held_out)
     assert not caplog.records
@@ -211,4 +211,4 @@ def test_a_registered_validation_dataset_defaults_to_its_validation_split(caplog
 def test_validation_on_training_prompts_is_said(caplog):
     rows = [{"prompt": f"{n} =", "answer": n} for n in range(4)]
     DataModule(rows, CHAT, val_dataset=rows[:2])
-    assert "2 of 2 validation prompts are training prompts too" in caplog.text
+    assert "2 of 2 validation rows are training rows too" in caplog.text

@@ -4,6 +4,8 @@ import pytest
 
 from nemo_rl.environments import EnvironmentInterface, EnvironmentReturn
 from nemo_rl.environments.factory import make_environment
+from nemo_rl.environments.gym_environment import GymEnvironment
+from nemo_rl.environments.math_environment import MathEnvironment
 from nemo_rl.utils.exceptions import ConfigurationError
 
 LOG = [[{"role": "user", "content": "q"}, {"role": "assistant", "content": "7"}]]
@@ -57,10 +59,54 @@ def test_environments_pass_and_classes_are_built():
     [
         ({}, "Nothing scores the responses: pass reward_fn="),
         ({"name": "exact_mach"}, "Did you mean exact_match"),
-        ({"math": {}}, "'math' is no environment of this version"),
+        ({"name": "sliding"}, "Did you mean sliding_puzzle"),
         ({"reward_fn": "absent_module:f"}, "no module named absent_module"),
     ],
 )
 def test_a_run_without_a_score_is_refused(config, message):
     with pytest.raises(ConfigurationError, match=message):
         make_environment(config)
+
+
+def test_a_section_chooses_its_environment():
+    assert isinstance(make_environment({"math": {}}), MathEnvironment)
+    named = make_environment({"name": "sliding_puzzle", "kwargs": {"max_moves": 3}})
+    assert named.config == {"max_moves": 3}
+    section = make_environment({"sliding_puzzle": {"max_moves": 4}})
+    assert section.config == {"max_moves": 4}
+    task = make_environment({}, default="reasoning_gym:chain_sum")
+    assert task.config["require_tags"] is True
+
+
+def test_tasks_and_sums_are_made_of_sections(tmp_path):
+    (tmp_path / "more_rewards.py").write_text(
+        "def length(prompt, response):\n    return len(response)\n"
+    )
+    own = {"reward_fn": "more_rewards:length"}
+    tasks = {"length": own, "sum": {"multi_reward": {"a": own, "b": own}}}
+    environment = make_environment(
+        {"tasks": tasks}, default="exact_match", search_dir=tmp_path
+    )
+    rewards = environment.step(
+        LOG * 3,
+        [{**META[0], "task_name": name} for name in ("length", "sum", "other")],
+    ).rewards
+    assert rewards.tolist() == [1.0, 2.0, 1.0]
+    weighted = make_environment(
+        {"multi_reward": {"a": {**own, "weight": 3}, "b": {"name": "exact_match"}}},
+        search_dir=tmp_path,
+    )
+    assert reward(weighted) == 4.0
+    by_task = make_environment(None, reward_fn={"default": lambda p, r: 2.0})
+    assert reward(by_task) == 2.0
+
+
+def test_an_environment_of_one_action_is_wrapped():
+    class Plays(EnvironmentInterface):
+        def step(self, action):
+            return "again", 0.5, False, {}
+
+    for given in (Plays, Plays()):
+        made = make_environment(None, reward_fn=given)
+        assert isinstance(made, GymEnvironment)
+        assert reward(made) == 0.5

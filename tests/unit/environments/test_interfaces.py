@@ -2,7 +2,11 @@
 
 import pytest
 
-from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
+from nemo_rl.environments.interfaces import (
+    EnvironmentInterface,
+    EnvironmentReturn,
+    last_turn,
+)
 
 
 def test_step_is_all_a_subclass_must_write():
@@ -20,7 +24,7 @@ def test_step_is_all_a_subclass_must_write():
 
 
 def test_the_return_has_the_documented_fields():
-    assert EnvironmentReturn._fields == (
+    assert EnvironmentReturn._fields[:6] == (
         "observations",
         "metadata",
         "next_stop_strings",
@@ -28,3 +32,12 @@ def test_the_return_has_the_documented_fields():
         "terminateds",
         "answers",
     )
+    assert EnvironmentReturn._field_defaults == {"metrics": None}
+
+
+def test_a_last_turn_ends_every_conversation():
+    ended = last_turn([1, 0.5], metrics={"m": [True, False]})
+    assert ended.rewards.tolist() == [1.0, 0.5]
+    assert ended.terminateds.tolist() == [True, True]
+    assert ended.metadata == ended.next_stop_strings == [None, None]
+    assert ended.metrics["m"].tolist() == [1.0, 0.0]

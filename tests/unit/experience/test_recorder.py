@@ -74,6 +74,24 @@ def test_rows_of_tensors():
     assert rollout_rows(tensors) == rollout_rows(batch())
 
 
+def test_a_conversation_of_several_turns_can_be_read():
+    said = [
+        {"role": "assistant", "content": "up"},
+        {"role": "user", "content": "wall"},
+        {"role": "assistant", "content": "left"},
+    ]
+    several = {
+        **batch(),
+        "num_turns": np.array([1, 2]),
+        "conversation": [[said[0]], said],
+        "token_mask": np.array([[0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]),
+    }
+    first, second = rollout_rows(several)
+    assert first == rollout_rows(batch())[0]
+    assert second["num_turns"] == 2 and second["conversation"] == said
+    assert second["response_ids"] == [9, 3] and second["token_mask"] == [0, 1]
+
+
 def test_lines_are_flushed_and_strict_json(tmp_path):
     path = tmp_path / "logs" / "rollouts.jsonl"
     recorder = RolloutRecorder(path)

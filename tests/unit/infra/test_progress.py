@@ -98,7 +98,7 @@ def test_time_left_follows_the_latest_steps_and_ignores_validation():
     assert state.left_s == pytest.approx(70.0)
     assert state.elapsed_s == pytest.approx(530.0)
     assert state.fraction == pytest.approx(0.3)
-    assert state.rewards == [1.0, 2.0, 3.0]
+    assert state.history == [1.0, 2.0, 3.0]
     now[0] += 4.0
     assert state.left_s == pytest.approx(66.0)
 

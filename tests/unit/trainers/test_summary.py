@@ -6,19 +6,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from nemo_rl.config.cluster import ClusterConfig
+from nemo_rl.config.data import DataConfig
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.trainers.state import TrainResult
 from nemo_rl.trainers.summary import run_facts, run_summary
 from nemo_rl.trainers.validation import ValidationResult
 
 
-def trainer(dataset_name="arithmetic", **cluster):
+def trainer(data=None, **cluster):
     config = ClusterConfig(**cluster)
+    data = {"dataset_name": "arithmetic"} if data is None else data
     return SimpleNamespace(
         config=SimpleNamespace(
             cluster=config,
             policy=SimpleNamespace(model_name="my-model"),
-            data=SimpleNamespace(dataset_name=dataset_name),
+            data=DataConfig.from_mapping(data),
             parallel_dims=ParallelDims(config.world_size, tp=2),
         ),
         data=[{}] * 9,
@@ -40,8 +42,14 @@ def test_facts_of_a_run_on_one_cpu_node():
 
 
 def test_facts_of_data_without_a_name():
-    facts = run_facts(trainer(dataset_name=None, gpus_per_node=2))
+    facts = run_facts(trainer({}, gpus_per_node=2))
     assert facts["data"] == "given in code, 9 rows"
+
+
+def test_facts_of_a_mixture():
+    mixture = [{"dataset_name": "a"}, {"dataset_name": "b"}]
+    facts = run_facts(trainer({"mixture": mixture}, gpus_per_node=2))
+    assert facts["data"] == "a + b, 9 rows"
 
 
 def validation(*rewards, prompts=None):

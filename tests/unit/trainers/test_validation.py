@@ -8,7 +8,12 @@ from nemo_rl.trainers.validation import ValidationResult, ValidationRunner
 
 
 def row(reward, length=2, truncated=False):
-    return {"reward": reward, "response_length": length, "truncated": truncated}
+    return {
+        "response": "r",
+        "reward": reward,
+        "response_length": length,
+        "truncated": truncated,
+    }
 
 
 def runner(batches=(), **fields):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from nemo_rl.backends.training.base import (
     EngineConfig,
     LossFunction,
     rows_per_sample,
+    teacher_topk,
 )
 from nemo_rl.backends.training.dtensor import checkpoint, step
 from nemo_rl.backends.training.dtensor.model import ShardedModel, make_mesh
@@ -77,6 +79,7 @@ class DTensorBackend:
             self.model_folder, config.policy, self.platform.device, mesh
         )
         self._reference = self._copy_weights() if config.keep_reference else None
+        self._teacher = self._build_teacher(config.teacher_folder)
         self.optimizer = build_optimizer(self.sharded, config.policy)
 
     @property
@@ -101,6 +104,8 @@ class DTensorBackend:
         rate = set_learning_rate(self.optimizer, self.config, self.updates)
         size = self.config.train_micro_batch_size * rows_per_sample(loss_fn)
         micro = self._micro_batches(batch, size)
+        if (count := teacher_topk(loss_fn)) is not None:
+            step.add_teacher(self._teacher_context(), micro, count)
         results = step.forward_backward(self._context(), micro, loss_fn)
         grad_norm = finish_gradients(self.sharded, self.config.max_grad_norm)
         self.optimizer.step()
@@ -184,6 +189,31 @@ class DTensorBackend:
             chunk=self.config.logprob_chunk_size,
             clear_cache_every=self.config.dtensor_cfg.clear_cache_every_n_steps,
         )
+
+    def _build_teacher(self, folder: Path | None) -> ShardedModel | None:
+        """A second model under the same layout, for looking at only."""
+        if folder is None:
+            return None
+        # The policy's overrides are its own.
+        config = self.config.model_copy(update={"hf_config_overrides": {}})
+        device, mesh = self.platform.device, self.sharded.mesh
+        teacher = ShardedModel(folder, config, device, mesh, frozen=True)
+        if teacher.vocab_size != self.sharded.vocab_size:
+            raise ConfigurationError(
+                f"the teacher {folder} has a vocabulary of {teacher.vocab_size} "
+                f"tokens, the policy one of {self.sharded.vocab_size}: a distribution "
+                "over tokens can only be learned from a model of the same tokenizer."
+            )
+        teacher.module.eval()
+        return teacher
+
+    def _teacher_context(self) -> step.ForwardContext:
+        if self._teacher is None:
+            raise ConfigurationError(
+                "the loss asks for a teacher, and this policy was made without one: "
+                "give Policy a teacher."
+            )
+        return replace(self._context(), model=self._teacher)
 
     def _micro_batches(self, batch: Batch, size: int) -> list[dict[str, Tensor]]:
         multiple = self.config.make_sequence_length_divisible_by

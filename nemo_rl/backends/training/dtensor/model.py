@@ -59,6 +59,7 @@ class ShardedModel:
         policy: precision and ``dtensor_cfg``.
         device: where layers run.
         mesh: see ``make_mesh``.
+        frozen: it is only looked at.
 
     Attributes:
         module: the model under FSDP2, its parameters named as in the folder.
@@ -70,12 +71,19 @@ class ShardedModel:
     """
 
     def __init__(
-        self, folder: Path, policy: PolicyConfig, device: torch.device, mesh: DeviceMesh
+        self,
+        folder: Path,
+        policy: PolicyConfig,
+        device: torch.device,
+        mesh: DeviceMesh,
+        *,
+        frozen: bool = False,
     ) -> None:
         section = policy.dtensor_cfg
         self.folder, self.device, self.mesh = folder, device, mesh
         self.dtype = getattr(torch, policy.precision)
         self.module: Any = _empty_model(folder, policy.hf_config_overrides)
+        self.module.requires_grad_(requires_grad=not frozen)
         self.vocab_size: int = self.module.config.get_text_config().vocab_size
         self._select: Tensor | None = None
         head = self.module.get_output_embeddings()

@@ -19,8 +19,8 @@ from nemo_rl.backends.training.base import (
     needs_entropy,
 )
 from nemo_rl.backends.training.dtensor.model import ShardedModel
-from nemo_rl.backends.training.logprobs import token_logprobs
 from nemo_rl.backends.training.micro_batches import call_loss, predicted_positions
+from nemo_rl.backends.training.outputs import Reading, likeliest_of, output_of
 
 
 @dataclass(frozen=True)
@@ -40,41 +40,21 @@ class ForwardContext:
     chunk: int | None = None
     clear_cache_every: int | None = None
 
+    @property
+    def reading(self) -> Reading:
+        """How logits are read: every rank has those of the whole vocabulary."""
+        return Reading(
+            vocab_size=self.model.vocab_size,
+            temperature=self.temperature,
+            chunk=self.chunk,
+        )
+
 
 def forward(context: ForwardContext, micro: Batch, *, entropy: bool) -> ModelOutput:
-    """Log-probs [b, S] of a micro-batch's tokens, and their entropy if asked for."""
-    ids, select = micro["input_ids"], predicted_positions(micro)
-    logits = context.model.logits(ids, select)
-    shifted = torch.zeros_like(select)
-    shifted[:, 1:] = select[:, :-1]
-    targets = ids[shifted]
-    chunk = context.chunk or len(targets)
-    parts = list(zip(logits.split(chunk), targets.split(chunk), strict=True))
-    logprobs = torch.cat(
-        [
-            token_logprobs(
-                part,
-                target,
-                vocab_size=context.model.vocab_size,
-                temperature=context.temperature,
-            )
-            for part, target in parts
-        ]
-    )
-    dense = logprobs.new_zeros(select.shape)
-    if not entropy:
-        return ModelOutput(logprobs=dense.masked_scatter(shifted, logprobs))
-    nats = torch.cat([_entropy(part, context.temperature) for part, _ in parts])
-    return ModelOutput(
-        logprobs=dense.masked_scatter(shifted, logprobs),
-        entropy=dense.masked_scatter(shifted, nats),
-    )
-
-
-def _entropy(logits: Tensor, temperature: float) -> Tensor:
-    """[T] fp32: -sum p log p of softmax(logits / temperature)."""
-    logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    """What the loss is given of a micro-batch."""
+    select = predicted_positions(micro)
+    logits = context.model.logits(micro["input_ids"], select)
+    return output_of(context.reading, micro, select, logits, entropy=entropy)
 
 
 def forward_backward(
@@ -108,3 +88,21 @@ def forward_logprobs(
     outputs = [forward(context, micro, entropy=False) for micro in micro_batches]
     context.model.reshard()
     return torch.cat([output.logprobs.cpu() for output in outputs])[:rows]
+
+
+@torch.no_grad()
+def add_teacher(
+    context: ForwardContext, micro_batches: list[dict[str, Tensor]], count: int
+) -> None:
+    """Add what a teacher finds likeliest to micro-batches; see ``likeliest_of``.
+
+    Args:
+        context: of the teacher.
+        micro_batches: get two columns.
+        count: K.
+    """
+    for micro in micro_batches:
+        select = predicted_positions(micro)
+        logits = context.model.logits(micro["input_ids"], select)
+        micro |= likeliest_of(context.reading, select, logits, count)
+    context.model.reshard()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,14 @@ from nemo_rl.backends.training.base import (
     EngineConfig,
     LossFunction,
     rows_per_sample,
+    teacher_topk,
 )
 from nemo_rl.backends.training.micro_batches import split_micro_batches
 from nemo_rl.backends.training.schedule import set_learning_rate
-from nemo_rl.converters.families import model_spec
+from nemo_rl.converters.families import model_spec, score_config
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
+from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class MegatronBackend:
@@ -66,6 +69,8 @@ class MegatronBackend:
         hf_config = {**read_hf_config(self.model_folder), **overrides}
         source = str(self.model_folder / "config.json")
         self.spec: ModelSpec = model_spec(hf_config, source=source)
+        if policy.reward_model_cfg.enabled:
+            self.spec = self.spec.with_score()
         megatron = policy.megatron_cfg
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=megatron.tensor_model_parallel_size,
@@ -75,8 +80,9 @@ class MegatronBackend:
         )
         self.platform.seed(config.seed)
         self.model, transformer = build_model(self.spec, policy, self.platform)
-        load_hf_weights(self.model, self.spec, self.model_folder)
+        load_hf_weights(self.model, self.spec, self.model_folder, seed=config.seed)
         self._reference = self._copy_weights() if config.keep_reference else None
+        self._teacher = self._build_teacher(config.teacher_folder)
         self.ddp = wrap_ddp(self.model, transformer, policy)
         self.optimizer = build_optimizer(policy, self.ddp)
 
@@ -100,6 +106,8 @@ class MegatronBackend:
         rate = set_learning_rate(self.optimizer, self.config, self.updates)
         size = self.config.train_micro_batch_size * rows_per_sample(loss_fn)
         micro = self._micro_batches(batch, size)
+        if (count := teacher_topk(loss_fn)) is not None:
+            step.add_teacher(self._teacher_context(), micro, count)
         results = step.forward_backward(self._context(), micro, loss_fn)
         successful, grad_norm, _ = self.optimizer.step()
         self.updates += 1
@@ -112,19 +120,18 @@ class MegatronBackend:
 
     def get_logprobs(self, batch: Batch) -> Tensor | None:
         """[b, S] fp32 log-probs of the current weights; None off the last stage."""
-        from nemo_rl.backends.training.megatron import step
-
-        self.ddp.eval()
-        size = self.config.logprob_batch_size or self.config.train_micro_batch_size
-        micro = self._micro_batches(batch, size)
-        rows, columns = batch["input_ids"].shape
-        logprobs = step.forward_logprobs(self._context(), micro, rows)
+        logprobs = self._forward_only(batch)
         if logprobs is None:
             return None
+        rows, columns = batch["input_ids"].shape
         dense = logprobs.new_zeros(rows, columns)
         width = min(columns, logprobs.shape[1])
         dense[:, :width] = logprobs[:, :width]
         return dense
+
+    def get_scores(self, batch: Batch) -> Tensor | None:
+        """[b] fp32 scores of a reward model; None off the last stage."""
+        return self._forward_only(batch)
 
     def get_reference_logprobs(self, batch: Batch) -> Tensor | None:
         """As ``get_logprobs`` under the base weights, swapped in for the call."""
@@ -141,7 +148,7 @@ class MegatronBackend:
         common = {"updates": self.updates}
         optimizer = self.optimizer if with_optimizer else None
         dtype = str(self.model.config.params_dtype).removeprefix("torch.")
-        changes = {**self.config.hf_config_overrides, "dtype": dtype}
+        changes = {**self._config_changes(), "dtype": dtype}
         description = (self.model_folder, changes)
         checkpoint.save(Path(path), self.model, optimizer, common, description)
 
@@ -166,9 +173,12 @@ class MegatronBackend:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""
         from nemo_rl.backends.training.megatron import export
 
-        overrides = self.config.hf_config_overrides
         export.save_hf(
-            Path(folder), self.model, self.spec, self.model_folder, overrides
+            Path(folder),
+            self.model,
+            self.spec,
+            self.model_folder,
+            self._config_changes(),
         )
 
     def shutdown(self) -> None:
@@ -188,7 +198,52 @@ class MegatronBackend:
             temperature=self.config.generation.temperature or 1.0,
             device=self.platform.device,
             chunk=self.config.logprob_chunk_size,
+            scored=self.spec.scored,
         )
+
+    def _build_teacher(self, folder: Path | None) -> Any:
+        """A second model under the same layout, for looking at only."""
+        if folder is None:
+            return None
+        from nemo_rl.backends.training.megatron.model import (
+            build_model,
+            load_hf_weights,
+        )
+
+        source = str(folder / "config.json")
+        spec = model_spec(read_hf_config(folder), source=source)
+        if spec.vocab_size != self.spec.vocab_size:
+            raise ConfigurationError(
+                f"the teacher {folder} has a vocabulary of {spec.vocab_size} tokens, "
+                f"the policy one of {self.spec.vocab_size}: a distribution over tokens "
+                "can only be learned from a model of the same tokenizer."
+            )
+        model, _ = build_model(spec, self.config, self.platform)
+        load_hf_weights(model, spec, folder)
+        return model.requires_grad_(requires_grad=False).eval()
+
+    def _teacher_context(self) -> Any:
+        if self._teacher is None:
+            raise ConfigurationError(
+                "the loss asks for a teacher, and this policy was made without one: "
+                "give Policy a teacher."
+            )
+        return replace(self._context(), model=self._teacher)
+
+    def _config_changes(self) -> dict[str, Any]:
+        """What the model's config.json says otherwise than the base model's."""
+        changes = dict(self.config.hf_config_overrides)
+        if self.spec.scored:
+            changes |= score_config(self.spec)
+        return changes
+
+    def _forward_only(self, batch: Batch) -> Tensor | None:
+        from nemo_rl.backends.training.megatron import step
+
+        self.ddp.eval()
+        size = self.config.logprob_batch_size or self.config.train_micro_batch_size
+        micro = self._micro_batches(batch, size)
+        return step.forward_only(self._context(), micro, len(batch["input_ids"]))
 
     def _micro_batches(self, batch: Batch, size: int) -> list[dict[str, Tensor]]:
         multiple = self.config.make_sequence_length_divisible_by

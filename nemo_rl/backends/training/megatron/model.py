@@ -27,6 +27,34 @@ from nemo_rl.converters.formats.hf import HfWeights
 from nemo_rl.converters.model_spec import ModelSpec, Rope
 from nemo_rl.converters.rules import WeightRule, canonical_name
 from nemo_rl.converters.transforms import PadVocabulary, pad_rows
+from nemo_rl.utils.seeding import derive_seed
+
+
+class ScoreHead(torch.nn.Module):
+    """The output layer of a reward model: one number per position, on every rank."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dtype = config.params_dtype
+        self.weight = torch.nn.Parameter(
+            torch.empty(1, config.hidden_size, dtype=dtype)
+        )
+
+    def forward(self, hidden: Tensor, **_: Any) -> tuple[Tensor, None]:
+        """[T, 1, hidden] to [T, 1, 1], called as Megatron's own output layer is."""
+        return torch.nn.functional.linear(hidden, self.weight), None
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Draw the weights from N(0, 1 / (hidden + 1)), alike on every rank.
+
+        Stiennon et al. 2020 (arXiv:2009.01325, appendix B).
+        """
+        width = self.weight.shape[1]
+        generator = torch.Generator().manual_seed(derive_seed(seed, "score"))
+        self.weight.copy_(
+            torch.randn(1, width, generator=generator) / (width + 1) ** 0.5
+        )
 
 
 class PolicyModel(GPTModel):
@@ -80,6 +108,8 @@ def build_model(
         **_rotary(spec.rope),
     )
     model.softcap = spec.final_softcap
+    if spec.scored and model.post_process:
+        model.softcap, model.output_layer = None, ScoreHead(config)
     if policy.megatron_cfg.freeze_moe_router:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(".mlp.router." not in name)
@@ -160,8 +190,13 @@ def is_divided(rule: WeightRule, part: Tensor, spec: ModelSpec) -> bool:
 
 
 @torch.no_grad()
-def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
+def load_hf_weights(
+    model: PolicyModel, spec: ModelSpec, folder: Path, *, seed: int = 0
+) -> None:
     """Fill this rank's parameters from safetensors, one tensor at a time.
+
+    A reward model may begin with the weights of a language model: its score is then
+    drawn anew.
 
     Every source tensor of the model must belong to a rule, with the shape that the
     configuration implies, and every parameter must be filled. Every rank compares all
@@ -173,8 +208,12 @@ def load_hf_weights(model: PolicyModel, spec: ModelSpec, folder: Path) -> None:
     tp_rank = parallel_state.get_tensor_model_parallel_rank()
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
     with HfWeights(folder) as weights:
-        check_tensors(weights, spec)
+        begins = spec.scored and "score.weight" not in weights.names()
+        check_tensors(weights, spec, without_score=begins)
         for _, rule, parameter in weights_of_rank(model, spec):
+            if begins and rule.megatron == "output_layer.weight":
+                model.output_layer.initialise(seed)
+                continue
             full = rule.transform.merge([weights.tensor(n) for n in rule.hf], spec)
             if isinstance(rule.transform, PadVocabulary):
                 full = pad_rows(full, spec.padded_vocab(tp_size))

@@ -1,5 +1,7 @@
 """One prompt through Megatron and through transformers: the same logits, the same text.
 
+Of a reward model the score is compared; it continues nothing.
+
     python -m nemo_rl.backends.training.megatron.prompt_check MEGATRON CONFIG HF
 
 Both compute in float32, in this process, one after the other. What differs is then the
@@ -72,6 +74,17 @@ def by_transformers(folder: Path, ids: Tensor) -> tuple[Tensor, list[int]]:
 
 
 @torch.no_grad()
+def score_by_transformers(folder: Path, ids: Tensor) -> tuple[Tensor, list[int]]:
+    """The score of a prompt, and no continuation."""
+    import transformers
+
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    return model(ids).logits[0], []
+
+
+@torch.no_grad()
 def by_megatron(
     checkpoint: Path, config: Path, ids: Tensor
 ) -> tuple[Tensor, list[int]]:
@@ -105,6 +118,8 @@ def by_megatron(
     length = ids.shape[1]
     positions = torch.arange(length, device=platform.device)[None]
     logits = model(ids.to(platform.device), positions, None)[0, :, : spec.vocab_size]
+    if spec.scored:
+        return logits[-1].float().cpu(), []
     sampler = MegatronInferenceBackend()
     sampler.setup(SimpleNamespace(model=model, ddp=model, spec=spec, platform=platform))
     prompts = {
@@ -138,7 +153,8 @@ def check(checkpoint: Path, config: Path, folder: Path) -> dict[str, Any]:
     ids = prompt_ids(folder, spec.vocab_size)
     ours, our_ids = by_megatron(checkpoint, config, ids)
     gc.collect()
-    theirs, their_ids = by_transformers(folder, ids)
+    run = score_by_transformers if spec.scored else by_transformers
+    theirs, their_ids = run(folder, ids)
     difference = (ours - theirs).abs().max().item()
     largest = theirs.abs().max().item()
     return {

@@ -220,10 +220,62 @@ def test_a_wrong_size_is_reported_as_such() -> None:
 
 
 def test_one_response_cannot_be_compared() -> None:
-    with pytest.raises(ConfigurationError, match="greater than or equal to 2"):
+    with pytest.raises(ConfigurationError, match="raise it to at least 2"):
         GRPOConfig(num_generations_per_prompt=1)
+    alone = {"name": "reinforce_plus_plus", "minus_baseline": False}
+    section = GRPOConfig(num_generations_per_prompt=1, adv_estimator=alone)
+    assert section.num_generations_per_prompt == 1
+    with pytest.raises(ConfigurationError, match="without dynamic sampling"):
+        section.merged({"use_dynamic_sampling": True})
 
 
 def test_the_seeds_invalid_recipe_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="policy.model_name='' is empty"):
         GRPOMasterConfig.from_mapping({"policy": {"model_name": ""}})
+
+
+def recipe(**sections) -> GRPOMasterConfig:
+    return GRPOMasterConfig.from_mapping({"policy": {"model_name": "m"}, **sections})
+
+
+def test_an_estimator_by_its_name_or_as_nemo_rl_writes_it() -> None:
+    assert GRPOConfig(adv_estimator="rloo").adv_estimator.name == "rloo"
+    options = {
+        "name": "reinforce_plus_plus",
+        "minus_baseline": False,
+        "normalize_rewards": False,
+        "use_leave_one_out_baseline": False,
+    }
+    section = GRPOConfig(adv_estimator=options)
+    assert section.adv_estimator.minus_baseline is False
+    assert (section.normalize_rewards, section.use_leave_one_out_baseline) == (
+        False,
+        False,
+    )
+    assert GRPOConfig.from_mapping(section.to_dict()) == section
+    with pytest.raises(ConfigurationError, match="contradicts normalize_rewards=True"):
+        GRPOConfig(adv_estimator=options, normalize_rewards=True)
+    with pytest.raises(ConfigurationError, match="adv_estimator.minus_base is not a"):
+        GRPOConfig(adv_estimator={"minus_base": True})
+
+
+def test_more_prompts_are_sampled_only_where_some_are_left_out() -> None:
+    with pytest.raises(ConfigurationError, match="use_dynamic_sampling=true"):
+        GRPOConfig(batch_multiplier=2)
+    section = GRPOConfig(
+        batch_multiplier=1.5, use_dynamic_sampling=True, num_prompts_per_step=5
+    )
+    assert section.prompts_per_batch == 7
+
+
+def test_the_longest_response_is_that_of_generation() -> None:
+    shaping = {"enabled": True, "overlong_buffer_length": 16}
+    config = recipe(grpo={"reward_shaping": shaping})
+    longest = config.policy.generation.max_new_tokens
+    assert config.grpo.reward_shaping.max_response_length == longest
+    assert GRPOMasterConfig.from_mapping(config.to_dict()) == config
+    assert recipe().grpo.reward_shaping.max_response_length is None
+    with pytest.raises(ConfigurationError, match="overlong_buffer_length=1000 exceeds"):
+        recipe(
+            grpo={"reward_shaping": {"enabled": True, "overlong_buffer_length": 1000}}
+        )

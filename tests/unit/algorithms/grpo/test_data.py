@@ -1,4 +1,4 @@
-"""Advantages and training batches against numbers worked out by hand."""
+"""Training batches: what is kept, masks, and rewards on their way to advantages."""
 
 from __future__ import annotations
 
@@ -9,102 +9,12 @@ import torch
 
 from nemo_rl.algorithms.grpo.config import GRPOConfig
 from nemo_rl.algorithms.grpo.data import (
+    add_advantages,
     build_train_batch,
-    group_advantages,
     mask_sampler_mismatch,
 )
+from nemo_rl.algorithms.grpo.loss_config import ClippedPGLossConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-
-
-def advantages(rewards, group, *, leave_one_out=False, normalize=False):
-    return group_advantages(
-        torch.tensor(rewards, dtype=torch.float32),
-        torch.tensor(group),
-        leave_one_out=leave_one_out,
-        normalize=normalize,
-    ).tolist()
-
-
-def test_advantage_over_the_group_mean():
-    # Means 1 and 4.
-    got = advantages([0.0, 1.0, 2.0, 3.0, 5.0], [0, 0, 0, 1, 1])
-    assert got == [-1.0, 0.0, 1.0, -1.0, 1.0]
-
-
-def test_advantage_over_the_mean_of_the_others():
-    # Others of 0: (1 + 5) / 2 = 3; of 1: 2.5; of 5: 0.5.
-    got = advantages([0.0, 1.0, 5.0], [0, 0, 0], leave_one_out=True)
-    assert got == pytest.approx([-3.0, -1.5, 4.5])
-
-
-def test_normalised_advantage_divides_by_the_unbiased_deviation():
-    # Mean 2, deviations -2, -1, 3; variance (4 + 1 + 9) / 2 = 7.
-    got = advantages([0.0, 1.0, 5.0], [0, 0, 0], normalize=True)
-    assert got == pytest.approx([-2 / sqrt(7), -1 / sqrt(7), 3 / sqrt(7)])
-    # Leave-one-out keeps the deviation of the whole group.
-    both = advantages([0.0, 1.0, 5.0], [0, 0, 0], leave_one_out=True, normalize=True)
-    assert both == pytest.approx([-3 / sqrt(7), -1.5 / sqrt(7), 4.5 / sqrt(7)])
-
-
-def test_normalised_advantage_of_two_members():
-    # Deviation of (0, 1) is sqrt(1/2); the baseline of one is the other.
-    got = advantages([0.0, 1.0], [0, 0], normalize=True)
-    assert got == pytest.approx([-0.5 * sqrt(2), 0.5 * sqrt(2)])
-    both = advantages([0.0, 1.0], [0, 0], leave_one_out=True, normalize=True)
-    assert both == pytest.approx([-sqrt(2), sqrt(2)])
-
-
-@pytest.mark.parametrize("leave_one_out", [False, True])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_equal_rewards_teach_nothing(leave_one_out, normalize):
-    got = advantages(
-        [1.0] * 4 + [0.0] * 4,
-        [0] * 4 + [1] * 4,
-        leave_one_out=leave_one_out,
-        normalize=normalize,
-    )
-    assert got == [0.0] * 8
-
-
-@pytest.mark.parametrize("value", [0.1, 1 / 3, -7.3e5, 1e-9])
-@pytest.mark.parametrize("size", [3, 7, 16])
-def test_equal_rewards_leave_no_rounding_error_to_normalise(value, size):
-    kwargs = {"leave_one_out": True, "normalize": True}
-    assert advantages([value] * size, [0] * size, **kwargs) == [0.0] * size
-
-
-@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e6])
-def test_normalised_advantages_know_no_unit(scale):
-    rewards = [0.0 * scale, 1.0 * scale, 5.0 * scale]
-    got = advantages(rewards, [0, 0, 0], normalize=True)
-    assert got == pytest.approx([-2 / sqrt(7), -1 / sqrt(7), 3 / sqrt(7)])
-
-
-@pytest.mark.parametrize("leave_one_out", [False, True])
-@pytest.mark.parametrize("normalize", [False, True])
-def test_group_of_one_has_no_advantage(leave_one_out, normalize):
-    got = advantages(
-        [3.0, 0.0, 2.0], [7, 1, 1], leave_one_out=leave_one_out, normalize=normalize
-    )
-    assert got[0] == 0.0
-    assert got[1] < 0 < got[2]
-
-
-def test_groups_may_be_interleaved_and_have_any_number():
-    together = advantages([0.0, 4.0, 1.0, 2.0], [0, 0, 1, 1], normalize=True)
-    mixed = advantages([1.0, 0.0, 2.0, 4.0], [9, 5, 9, 5], normalize=True)
-    assert [mixed[i] for i in (1, 3, 0, 2)] == together
-
-
-def test_groups_sum_to_zero():
-    generator = torch.Generator().manual_seed(0)
-    rewards = torch.rand(12, generator=generator)
-    group = torch.arange(3).repeat_interleave(4)
-    for leave_one_out in (False, True):
-        got = group_advantages(
-            rewards, group, leave_one_out=leave_one_out, normalize=True
-        )
-        assert got.view(3, 4).sum(1).abs().max() < 1e-5
 
 
 def rollouts() -> BatchedDataDict:
@@ -129,8 +39,17 @@ def grpo_config(**fields) -> GRPOConfig:
     return GRPOConfig(**{"normalize_rewards": False, **fields})
 
 
+def train_batch(config: GRPOConfig, loss=None, **columns):
+    """The batch with advantages, and the metrics of how they came about."""
+    source = rollouts()
+    batch = build_train_batch(source, config)
+    batch |= columns
+    metrics = add_advantages(batch, source, config, loss or ClippedPGLossConfig())
+    return batch, metrics
+
+
 def test_train_batch_puts_advantages_on_response_tokens():
-    batch = build_train_batch(rollouts(), grpo_config(use_leave_one_out_baseline=False))
+    batch, metrics = train_batch(grpo_config(use_leave_one_out_baseline=False))
     # Equal prompts in two groups stay two groups: means 0.5 and 2, not 1.25.
     expected = torch.tensor([0.5, -0.5, 1.0, -1.0])
     torch.testing.assert_close(
@@ -145,10 +64,11 @@ def test_train_batch_puts_advantages_on_response_tokens():
         "sample_mask",
         "token_mask",
     ]
+    assert metrics == {}
 
 
 def test_train_batch_follows_the_configured_baseline_and_scale():
-    batch = build_train_batch(rollouts(), GRPOConfig())
+    batch, _ = train_batch(GRPOConfig())
     expected = torch.tensor([sqrt(2), -sqrt(2)] * 2)
     torch.testing.assert_close(batch["advantages"][:, 2], expected)
 
@@ -160,7 +80,53 @@ def test_overlong_filtering_leaves_truncated_responses_out():
     assert batch["sample_mask"].tolist() == [1.0, 0.0, 1.0, 0.0]
     assert source["sample_mask"].tolist() == [1.0, 0.0, 1.0, 1.0]
     # The truncated response still counts in its group's baseline.
+    batch, _ = train_batch(config)
     assert batch["advantages"][2, 2] == 1.0
+
+
+def test_rewards_are_scaled_then_shaped_before_they_are_compared():
+    config = grpo_config(
+        use_leave_one_out_baseline=False,
+        reward_scaling={"enabled": True, "source_max": 2.0, "target_max": 10.0},
+        reward_shaping={"enabled": True, "stop_properly_penalty_coef": 0.5},
+    )
+    batch, metrics = train_batch(config)
+    # 1, 0, 3, 1 -> 5, 0, 10 (clamped), 5 -> the truncated one 2.5
+    expected = torch.tensor([2.5, -2.5, 3.75, -3.75])
+    torch.testing.assert_close(batch["advantages"][:, 3], expected)
+    assert metrics == {"shaped_reward": pytest.approx(17.5 / 4)}
+
+
+def test_length_is_that_of_the_response():
+    shaping = {
+        "enabled": True,
+        "max_response_length": 3,
+        "overlong_buffer_length": 2,
+        "overlong_buffer_penalty": 4.0,
+    }
+    _, metrics = train_batch(grpo_config(reward_shaping=shaping))
+    # 2 tokens are one beyond 3 - 2: half of the punishment, for every response.
+    assert metrics["shaped_reward"] == pytest.approx(5 / 4 - 2.0)
+
+
+def test_divergence_in_the_reward_is_that_of_the_policy_before_the_update():
+    prev = torch.tensor([[9.0, 9.0, -1.0, -1.0]] * 4)
+    gap = torch.tensor([[9.0, 9.0, 0.1, 0.2]] + [[9.0, 9.0, 0.0, 0.0]] * 3)
+    loss = ClippedPGLossConfig(
+        use_kl_in_reward=True,
+        reference_policy_kl_type="k1",
+        reference_policy_kl_penalty=2.0,
+    )
+    batch, metrics = train_batch(
+        grpo_config(use_leave_one_out_baseline=False),
+        loss,
+        prev_logprobs=prev,
+        reference_policy_logprobs=prev - gap,
+    )
+    # The first reward loses 2 * (0.1 + 0.2); its prompt's mean is then 0.2.
+    expected = torch.tensor([0.2, -0.2, 1.0, -1.0])
+    torch.testing.assert_close(batch["advantages"][:, 2], expected)
+    assert metrics == {"kl_in_reward": pytest.approx(0.3 / 8)}
 
 
 def scored(differences, mask=None) -> BatchedDataDict:

@@ -12,7 +12,8 @@ import torch
 
 from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn, kl_divergence
-from nemo_rl.backends.training.base import LossFunction, ModelOutput
+from nemo_rl.backends.training.base import LossFunction, ModelOutput, needs_entropy
+from nemo_rl.utils.exceptions import ConfigurationError, DataError
 
 GARBAGE = 7.0  # in column 0, which no loss may read
 
@@ -27,7 +28,7 @@ def rows(values) -> torch.Tensor:
     return torch.cat([torch.full((len(tensor), 1), GARBAGE), tensor], dim=1)
 
 
-def run(batch, cur, **fields):
+def run(batch, cur, entropy=None, **fields):
     """Loss, metrics and d loss / d cur without column 0, counts filled in."""
     cur = cur.clone().requires_grad_(True)
     batch = dict(batch)
@@ -35,7 +36,8 @@ def run(batch, cur, **fields):
         mask = batch["token_mask"][:, 1:] * batch["sample_mask"][:, None]
         batch["global_valid_tokens"] = mask.sum()
         batch["global_valid_seqs"] = batch["sample_mask"].sum()
-    loss, metrics = GRPOLossFn(config(**fields))(batch, ModelOutput(logprobs=cur))
+    output = ModelOutput(logprobs=cur, entropy=entropy)
+    loss, metrics = GRPOLossFn(config(**fields))(batch, output)
     loss.backward()
     assert (cur.grad[:, 0] == 0).all()
     return loss.item(), {k: v.item() for k, v in metrics.items()}, cur.grad[:, 1:]
@@ -188,6 +190,21 @@ def test_importance_sampling_correction_and_its_truncation():
     assert truncated == pytest.approx(-(1.5 + 0.5) / 2)
 
 
+def test_kl_is_clamped_after_it_is_weighted():
+    batch = batch_of(
+        [[0.0]],
+        reference_policy_logprobs=[[log(0.25)]],
+        generation_logprobs=[[log(0.5) - 9.0]],
+    )
+    fields = {
+        "reference_policy_kl_type": "k1",
+        "reference_policy_kl_penalty": 1.0,
+        "use_on_policy_kl_approximation": True,
+    }
+    loss, _, grad = run(batch, rows([[log(0.5)]]), **fields)
+    assert (loss, grad.item()) == (10.0, 0.0)
+
+
 def test_importance_weight_that_overflows_counts_as_zero():
     batch = batch_of(
         [[1.0, 1.0]],
@@ -232,12 +249,29 @@ def test_sequence_level_average_counts_sampled_rows_only():
     assert (grad[1] == 0).all()
 
 
-LEVELS = pytest.mark.parametrize("token_level", [True, False], ids=["token", "row"])
+ROWS = {"token_level_loss": False}
+VARIANTS = {
+    "token": {"ratio_clip_c": 3.0},
+    "row": {**ROWS, "ratio_clip_c": 3.0},
+    "constant": {**ROWS, "constant_response_length": 20},
+    "gspo": {**ROWS, "sequence_level_importance_ratios": True},
+    "cispo": {"use_cispo": True},
+    "icepop": {
+        "truncated_importance_sampling_type": "icepop",
+        "truncated_importance_sampling_ratio_min": 0.8,
+        "truncated_importance_sampling_ratio": 1.25,
+    },
+    "sequence mask": {
+        "truncated_importance_sampling_type": "seq-mask-tis",
+        "truncated_importance_sampling_ratio_min": 0.9,
+        "truncated_importance_sampling_ratio": 1.1,
+    },
+}
+LEVELS = pytest.mark.parametrize("variant", VARIANTS)
 EVERYTHING = {
     "reference_policy_kl_penalty": 0.1,
     "use_on_policy_kl_approximation": True,
     "use_importance_sampling_correction": True,
-    "ratio_clip_c": 3.0,
 }
 MAY_BE_BROKEN = [
     "prev_logprobs",
@@ -268,9 +302,9 @@ def random_batch(count=6, columns=9):
 
 
 @LEVELS
-def test_masked_equals_sliced(token_level):
+def test_masked_equals_sliced(variant):
     """Rows and trailing columns without a valid token may be cut off or be garbage."""
-    fields = {**EVERYTHING, "token_level_loss": token_level}
+    fields = {**EVERYTHING, **VARIANTS[variant]}
     batch, cur = random_batch()
     batch["token_mask"][:, 6:] = 0.0
     batch["token_mask"][:, 5] = 1.0
@@ -294,8 +328,8 @@ def test_masked_equals_sliced(token_level):
 
 @LEVELS
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_shares_of_micro_batches_sum_to_the_whole(token_level, size):
-    fields = {**EVERYTHING, "token_level_loss": token_level}
+def test_shares_of_micro_batches_sum_to_the_whole(variant, size):
+    fields = {**EVERYTHING, **VARIANTS[variant]}
     batch, cur = random_batch()
     mask = batch["token_mask"][:, 1:] * batch["sample_mask"][:, None]
     counts = {
@@ -317,8 +351,8 @@ def test_shares_of_micro_batches_sum_to_the_whole(token_level, size):
 
 @LEVELS
 @pytest.mark.parametrize("which", ["token_mask", "sample_mask"])
-def test_everything_masked_gives_zero_with_a_finite_gradient(token_level, which):
-    fields = {**EVERYTHING, "token_level_loss": token_level}
+def test_everything_masked_gives_zero_with_a_finite_gradient(variant, which):
+    fields = {**EVERYTHING, **VARIANTS[variant]}
     batch, cur = random_batch()
     batch[which] = torch.zeros_like(batch[which])
     loss, metrics, grad = run(batch, cur, **fields)
@@ -339,8 +373,8 @@ def test_extremes_are_those_of_valid_tokens():
 @LEVELS
 @pytest.mark.parametrize("value", [float("nan"), -inf, inf])
 @pytest.mark.parametrize("name", ["cur", *MAY_BE_BROKEN])
-def test_what_is_masked_may_be_anything(token_level, value, name):
-    fields = {**EVERYTHING, "token_level_loss": token_level}
+def test_what_is_masked_may_be_anything(variant, value, name):
+    fields = {**EVERYTHING, **VARIANTS[variant]}
     batch, cur = random_batch()
     want = run(batch, cur, **fields)
     values = batch | {"cur": cur}
@@ -377,10 +411,107 @@ def test_loss_does_not_change_its_inputs():
     assert all(torch.equal(batch[name], before[name]) for name in before)
 
 
+def test_gspo_gives_a_response_one_ratio():
+    batch = batch_of(
+        [[1.0, 1.0], [-1.0, 5.0]], [[1, 1], [1, 0]], prev_logprobs=prev(2) * 2
+    )
+    fields = {**ROWS, "sequence_level_importance_ratios": True}
+    cur = rows([[log(0.5 * 4.0), log(0.5 * 0.25)], [log(0.5 * 1.1), 3.0]])
+    loss, metrics, grad = run(batch, cur, **fields)
+    # sqrt(4 * 0.25) = 1 and 1.1; every token of a response has its ratio
+    assert loss == pytest.approx((-1.0 + 1.1) / 2)
+    torch.testing.assert_close(grad, torch.tensor([[-0.5, -0.5], [1.1, 0.0]]) / 2)
+    assert metrics["ratio"] == pytest.approx((1.0 + 1.0 + 1.1) / 3)
+    # As tokens, both of the first response would have been clipped or not on their own.
+    plain, _, _ = run(batch, cur, **ROWS)
+    assert plain == pytest.approx(((-1.2 - 0.25) / 2 + 1.1) / 2)
+
+
+def test_gspo_clips_a_whole_response():
+    batch = batch_of([[1.0, 1.0]], prev_logprobs=prev(2))
+    fields = {**ROWS, "sequence_level_importance_ratios": True, "ratio_clip_max": 4e-4}
+    loss, metrics, grad = run(batch, ratios(1.1, 1.0), **fields)
+    assert loss == pytest.approx(-1.0004)
+    assert (grad == 0).all()
+    assert metrics["clip_fraction"] == 1.0
+
+
+def test_cispo_weights_the_log_prob_by_the_clipped_ratio():
+    batch = batch_of([[2.0, -1.0]], prev_logprobs=prev(2))
+    loss, metrics, grad = run(batch, ratios(1.6, 0.5), use_cispo=True)
+    # weights 1.2 and 0.8 at log-probs ln 0.8 and ln 0.25
+    want = -(1.2 * 2.0 * log(0.8) - 0.8 * log(0.25)) / 2
+    assert loss == pytest.approx(want)
+    torch.testing.assert_close(grad, torch.tensor([[-2.4, 0.8]]) / 2)
+    assert metrics["clip_fraction"] == 1.0
+
+
+def test_dr_grpo_divides_by_a_constant_length():
+    batch = batch_of([[1.0, 1.0], [-2.0, 9.0]], [[1, 1], [1, 0]])
+    fields = {**ROWS, "constant_response_length": 8}
+    loss, _, grad = run(batch, rows([[-1.0, -1.0]] * 2), **fields)
+    assert loss == pytest.approx((-2 + 2) / 8 / 2)
+    torch.testing.assert_close(grad, torch.tensor([[-1.0, -1.0], [2.0, 0.0]]) / 16)
+
+
+def test_a_masked_weight_takes_the_token_out_but_not_out_of_the_mean():
+    batch = batch_of(
+        [[1.0, 1.0]], prev_logprobs=prev(2), generation_logprobs=[[log(0.1), log(0.5)]]
+    )
+    fields = {"use_importance_sampling_correction": True, **VARIANTS["icepop"]}
+    loss, metrics, grad = run(batch, ratios(1.0, 1.0), **fields)
+    assert loss == pytest.approx(-0.5)
+    torch.testing.assert_close(grad, torch.tensor([[0.0, -0.5]]))
+    assert metrics["importance_masked_fraction"] == 0.5
+
+
+def test_entropy_bonus_and_metric():
+    batch = batch_of([[1.0, 1.0]], mask=[[1.0, 0.0]])
+    entropy = rows([[2.0, float("nan")]]).requires_grad_(True)
+    cur = rows([[-1.0, -1.0]])
+    loss, metrics, _ = run(batch, cur, entropy, entropy_coef=0.1)
+    assert loss == pytest.approx(-1.0 - 0.1 * 2.0)
+    assert metrics["entropy"] == 2.0
+    torch.testing.assert_close(entropy.grad, torch.tensor([[0.0, -0.1, 0.0]]))
+    logged, metrics, _ = run(batch, cur, entropy, log_entropy=True)
+    assert (logged, metrics["entropy"]) == (-1.0, 2.0)
+    _, metrics, _ = run(batch, cur, entropy)
+    assert "entropy" not in metrics
+
+
+def test_entropy_that_the_engine_does_not_give_is_an_error():
+    with pytest.raises(ConfigurationError, match="loss_fn.entropy_coef to 0"):
+        run(batch_of([[1.0]]), rows([[-1.0]]), entropy_coef=0.1)
+
+
+def test_penalty_in_the_reward_is_not_in_the_loss():
+    batch = batch_of([[1.0]], prev_logprobs=[[-1.0]])
+    fields = {"reference_policy_kl_penalty": 0.5, "use_kl_in_reward": True}
+    loss, metrics, _ = run(batch, rows([[-1.0]]), **fields)
+    assert (loss, metrics["kl"]) == (-1.0, 0.0)
+
+
+def test_without_a_configuration_it_has_the_defaults():
+    loss_fn = GRPOLossFn()
+    assert loss_fn.config == ClippedPGLossConfig()
+    assert GRPOLossFn({"ratio_clip_max": 0.3}).config.ratio_clip_max == 0.3
+    batch = batch_of([[1.0]], reference_policy_logprobs=[[-1.0]])
+    counts = {
+        "global_valid_tokens": torch.ones(()),
+        "global_valid_seqs": torch.ones(()),
+    }
+    loss, _ = loss_fn({**batch, **counts}, ModelOutput(rows([[-1.0]])))
+    assert loss.item() == -1.0
+    del batch["reference_policy_logprobs"]
+    with pytest.raises(DataError, match="policy.get_reference_logprobs"):
+        loss_fn({**batch, **counts}, ModelOutput(rows([[-1.0]])))
+
+
 def test_loss_is_a_loss_function_and_travels():
     import pickle
 
-    loss = GRPOLossFn(config(ratio_clip_max=0.3))
+    loss = GRPOLossFn(config(ratio_clip_max=0.3, log_entropy=True))
     assert isinstance(loss, LossFunction)
     copy = pickle.loads(pickle.dumps(loss))
     assert copy.config.ratio_clip_max == 0.3
+    assert needs_entropy(copy) and not needs_entropy(GRPOLossFn())

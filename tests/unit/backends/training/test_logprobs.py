@@ -1,11 +1,18 @@
-"""Token log-probs against torch's log_softmax, whole and over real gloo ranks."""
+"""Token log-probs and entropies against torch, whole and over real gloo ranks."""
 
 from __future__ import annotations
+
+from math import log
 
 import pytest
 import torch
 
-from nemo_rl.backends.training.logprobs import mask_padding, token_logprobs
+from nemo_rl.backends.training.logprobs import (
+    likeliest_tokens,
+    mask_padding,
+    token_entropy,
+    token_logprobs,
+)
 from tests.functional.ranks import run_ranks
 
 VOCAB, TOKENS = 11, 6
@@ -83,6 +90,73 @@ def test_mask_padding():
     assert torch.equal(logits, torch.arange(6.0).reshape(2, 3))
 
 
+def expected_entropy(width: int = VOCAB, temperature: float = 1.0):
+    """Values and gradient of the weighted sum, by plain torch in fp64."""
+    logits, _, weights = case(width)
+    logits = logits.double().requires_grad_(True)
+    logprobs = torch.log_softmax(logits[:, :VOCAB] / temperature, -1)
+    values = -(logprobs.exp() * logprobs).sum(-1)
+    (values * weights).sum().backward()
+    return values.detach().float(), logits.grad.float()
+
+
+def check_entropy(logits, weights, want, want_grad, **fields):
+    logits = logits.clone().requires_grad_(True)
+    before = logits.detach().clone()
+    values = token_entropy(logits, vocab_size=VOCAB, **fields)
+    (values * weights).sum().backward()
+    torch.testing.assert_close(values.detach(), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits.grad, want_grad, atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("width", [VOCAB, 16])
+def test_entropy_is_that_of_the_real_vocabulary(width, temperature):
+    logits, _, weights = case(width)
+    want, grad = expected_entropy(width, temperature)
+    check_entropy(logits, weights, want, grad, temperature=temperature)
+
+
+def test_entropy_of_even_certain_and_no_distributions():
+    logits = torch.tensor([[2.0, 2.0, 2.0, 2.0], [3e4, -3e4, 0.0, 0.0]])
+    values = token_entropy(logits.bfloat16(), vocab_size=4)
+    assert values.dtype == torch.float32
+    assert values.tolist() == pytest.approx([log(4), 0.0])
+    assert token_entropy(torch.zeros(0, 4), vocab_size=4).shape == (0,)
+
+
+def check_likeliest(shard, rank, width, temperature, **fields):
+    """Ids, log-probs and the gradient of K tokens per row, against the whole."""
+    logits, _, _ = case(width)
+    whole = logits[:, :VOCAB].double().requires_grad_(True)
+    want = torch.log_softmax(whole / temperature, -1).topk(4, dim=-1)
+    settings = {"vocab_size": VOCAB, "temperature": temperature, **fields}
+    ids, values = likeliest_tokens(shard, 4, **settings)
+    assert torch.equal(ids, want.indices)
+    torch.testing.assert_close(values, want.values.detach().float())
+    weights = torch.arange(4.0)
+    (want.values * weights).sum().backward()
+    shard = shard.clone().requires_grad_(True)
+    (token_logprobs(shard, ids, **settings) * weights).sum().backward()
+    full = torch.zeros(TOKENS, width).index_copy(
+        1, torch.arange(VOCAB), whole.grad.float()
+    )
+    part = full.split(shard.shape[-1], dim=-1)[rank]
+    torch.testing.assert_close(shard.grad, part, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [VOCAB, 16])
+def test_the_likeliest_tokens_of_an_undivided_vocabulary(width):
+    check_likeliest(case(width)[0], 0, width, 0.7)
+
+
+def test_more_tokens_than_there_are_is_all_of_them():
+    ids, values = likeliest_tokens(case(16)[0], 99, vocab_size=VOCAB)
+    assert ids.sort(-1).values.tolist() == [list(range(VOCAB))] * TOKENS
+    torch.testing.assert_close(values.exp().sum(-1), torch.ones(TOKENS))
+
+
 def _sharded(rank, width, temperature):
     import torch.distributed as dist
 
@@ -102,6 +176,11 @@ def _sharded(rank, width, temperature):
         temperature=temperature,
         tp_group=dist.group.WORLD,
     )
+    want, grad = expected_entropy(width, temperature)
+    shard_grad = grad.chunk(rank.world_size, dim=-1)[rank.rank]
+    fields = {"temperature": temperature, "tp_group": dist.group.WORLD}
+    check_entropy(shard, weights, want, shard_grad, **fields)
+    check_likeliest(shard, rank.rank, width, temperature, tp_group=dist.group.WORLD)
     return shard.shape[-1]
 
 
