@@ -15,6 +15,8 @@ SCHEDULES = {
     "CosineAnnealingLR": ("T_max", "eta_min"),
 }
 """Schedule of torch.optim.lr_scheduler -> its arguments; T_max has no default."""
+_LARGEST = {"start_factor": 1.0, "end_factor": 1.0, "factor": 1.0}
+_STEPS = ("total_iters", "T_max")
 
 
 class OptimizerKwargs(BaseConfig):
@@ -56,7 +58,8 @@ class SchedulerConfig(BaseConfig):
 
     The phases of a list follow one another at the `milestones` of its last entry,
     as in torch.optim.lr_scheduler.SequentialLR; each counts from 0 again. Without
-    milestones the phases multiply, as in ChainedScheduler.
+    milestones the phases multiply, as in ChainedScheduler; a cosine can be multiplied
+    only by a warm-up that ends at 1.
     """
 
     name: str | None = None
@@ -82,6 +85,7 @@ class SchedulerConfig(BaseConfig):
                     f"{name} is not an argument of {self.kind}."
                     f"{did_you_mean(name, known)}"
                 )
+            self._check_argument(name, self.kwargs[name])
         if self.kind == "CosineAnnealingLR" and "T_max" not in self.kwargs:
             raise ValueError(
                 "CosineAnnealingLR needs kwargs.T_max, the steps of its descent."
@@ -93,6 +97,18 @@ class SchedulerConfig(BaseConfig):
                 f"milestones={self.milestones} must ascend and stand without kwargs."
             )
         return self
+
+    def _check_argument(self, name: str, value: Any) -> None:
+        steps = name in _STEPS
+        least = int(steps and self.kind != "ConstantLR")
+        most = _LARGEST.get(name, float("inf"))
+        expected = int if steps else (int, float)
+        if isinstance(value, bool) or not isinstance(value, expected):
+            kind = "a whole number" if steps else "a number"
+            raise ValueError(f"{self.kind}: {name}={value!r} must be {kind}.")
+        if not least <= value <= most:
+            bounds = f"at least {least}" if most > 1 else "from 0 to 1"
+            raise ValueError(f"{self.kind}: {name}={value} must be {bounds}.")
 
     @property
     def kind(self) -> str:

@@ -13,7 +13,7 @@ from nemo_rl.config.dtensor import DTensorConfig
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.config.megatron import MegatronConfig
 from nemo_rl.config.optimizer import OptimizerConfig, SchedulerConfig
-from nemo_rl.config.schedule import check_milestones, phases_from_megatron
+from nemo_rl.config.schedule import check_phases, phases_from_megatron
 
 
 class TokenizerConfig(BaseConfig):
@@ -122,7 +122,7 @@ class PolicyConfig(BaseConfig):
     def _phases_meet(
         cls, value: list[SchedulerConfig] | None
     ) -> list[SchedulerConfig] | None:
-        check_milestones(value)
+        check_phases(value)
         return value
 
     @model_validator(mode="after")

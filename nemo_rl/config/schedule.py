@@ -48,11 +48,12 @@ def _split(
     return phases, milestones
 
 
-def check_milestones(scheduler: Sequence[SchedulerConfig] | None) -> None:
-    """Check that there are no milestones, or one for every change of phase.
+def check_phases(scheduler: Sequence[SchedulerConfig] | None) -> None:
+    """Check that the phases can follow one another, or be multiplied.
 
     Raises:
-        ValueError: there are more or fewer.
+        ValueError: there are milestones, and not one for every change of phase; or
+            the product is not what torch's ChainedScheduler gives.
     """
     phases, milestones = _split(scheduler)
     if milestones and len(milestones) != len(phases) - 1:
@@ -60,6 +61,22 @@ def check_milestones(scheduler: Sequence[SchedulerConfig] | None) -> None:
             f"has {len(milestones)} milestones for {len(phases)} phases; expected "
             f"{max(0, len(phases) - 1)}."
         )
+    cosines = [phase for phase in phases if phase.kind == "CosineAnnealingLR"]
+    if cosines and len(phases) > 1 and not milestones:
+        others = [phase for phase in phases if phase not in cosines]
+        end = cosines[0].kwargs["T_max"]
+        if (
+            len(cosines) > 1
+            or cosines[0].kwargs.get("eta_min", 0) > 0
+            or any(phase.kwargs.get("end_factor", 1) != 1 for phase in others)
+            or any(phase.kwargs.get("total_iters", 5) > end for phase in others)
+        ):
+            # torch computes each rate from the last one, and adds eta_min to it.
+            raise ValueError(
+                "multiplies a cosine by phases with which it is no product: only a "
+                "warm-up that ends at 1 within T_max, with eta_min=0. To let the "
+                "phases follow one another, add an entry with milestones."
+            )
 
 
 def _factor(phase: SchedulerConfig, step: int, lr: float) -> float:

@@ -81,7 +81,7 @@ class WandbConfig(BaseConfig):
     tags: list[str] = Field(default_factory=list)
     """Tags of the run."""
     mode: Literal["online", "offline", "disabled"] | None = None
-    """None means the service's default."""
+    """None means the service's default; offline needs no account."""
 
 
 class MLflowConfig(BaseConfig):
@@ -92,11 +92,11 @@ class MLflowConfig(BaseConfig):
     run_name: str | None = None
     """Run name; None lets the service choose."""
     tracking_uri: str | None = None
-    """Server or folder; None means the library's default."""
+    """Server or data base; None: MLFLOW_TRACKING_URI, else a file in log_dir."""
 
 
 class GPUMonitoringConfig(BaseConfig):
-    """How often GPUs are looked at."""
+    """How often GPUs and system are looked at."""
 
     collection_interval: float = Field(10, gt=0)
     """Seconds between two samples."""
@@ -119,8 +119,10 @@ class LoggerConfig(BaseConfig):
     """Not available."""
     monitor_gpus: bool = True
     """Log utilisation and memory of the GPUs."""
+    monitor_system: bool = False
+    """Log processor time and memory of this machine, the driver and its workers."""
     gpu_monitoring: GPUMonitoringConfig = Field(default_factory=GPUMonitoringConfig)
-    """How often GPUs are looked at."""
+    """How often GPUs and system are looked at."""
     num_val_samples_to_print: int = Field(3, ge=0)
     """Validation samples shown in the console."""
     console: Literal["auto", "rich", "plain", "off"] = "auto"

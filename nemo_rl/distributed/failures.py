@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nemo_rl.utils.exceptions import NemoRLError, WorkerError
+from nemo_rl.utils.exceptions import NemoRLError, ResourceError, WorkerError
 
 if TYPE_CHECKING:
     from nemo_rl.distributed.worker_shell import Place
@@ -19,6 +19,7 @@ TRACEBACK_LINES = 12
 """Last lines of a foreign traceback that are shown."""
 
 
+_NO_MEMORY = re.compile(r"(OutOfMemoryError|MemoryError)\b")
 _COLOURS = re.compile(r"\x1b\[\d*m")
 
 
@@ -32,8 +33,10 @@ def placed(error: NemoRLError, *, rank: int, host: str) -> NemoRLError:
 
 def foreign_error(
     method: str, summary: str, *, rank: int, host: str, trace: str
-) -> WorkerError:
+) -> WorkerError | ResourceError:
     """Word an exception that is not ours, with the end of its traceback.
+
+    Memory that does not suffice, torch's or Python's, is a ResourceError.
 
     Args:
         method: What was called on the worker.
@@ -42,6 +45,12 @@ def foreign_error(
         host: Host of that rank.
         trace: The traceback as text.
     """
+    if _NO_MEMORY.match(summary):
+        return ResourceError(
+            f"rank {rank} on host {host} ran out of memory in {method}(): {summary}\n"
+            "What to do: lower policy.train_micro_batch_size, logprob_batch_size or "
+            "generation_batch_size, or raise the parallel sizes."
+        )
     trace = _COLOURS.sub("", trace)
     tail = "\n".join(trace.rstrip().splitlines()[-TRACEBACK_LINES:])
     return WorkerError(

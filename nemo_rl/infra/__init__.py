@@ -1,4 +1,4 @@
-"""Services with state: checkpoints, logs, the console, preemption, GPU samples."""
+"""Services with state: checkpoints, logs, the console, preemption, monitoring."""
 
 from nemo_rl._lazy import lazy_exports
 
@@ -7,8 +7,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "CheckpointInfo": "nemo_rl.infra.checkpoint_folders",
         "CheckpointManager": "nemo_rl.infra.checkpointing",
-        "GpuMonitor": "nemo_rl.infra.gpu_monitor",
         "LoggerFacade": "nemo_rl.infra.logging",
+        "Monitor": "nemo_rl.infra.monitor",
         "PreemptionFlag": "nemo_rl.infra.preemption",
         "RunSummary": "nemo_rl.infra.console",
         "make_console": "nemo_rl.infra.console",

@@ -14,17 +14,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.infra.sinks import (
-    JsonlSink,
-    MlflowSink,
-    Sink,
-    TensorBoardSink,
-    WandbSink,
-)
+from nemo_rl.infra.sinks import JsonlSink, Sink, TensorBoardSink
+from nemo_rl.infra.tracking_sinks import MlflowSink, WandbSink
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("train", "val", "timing", "gpu")
+GROUPS = ("train", "val", "timing", "gpu", "system")
 """First parts of a tag. A metric that has one already is not prefixed again."""
 
 _SECRET = re.compile(
@@ -141,7 +136,7 @@ class LoggerFacade:
         return sinks
 
     def _each(self, method: str, *args: Any) -> None:
-        # The GPU monitor logs from a thread of its own.
+        # The monitor logs from a thread of its own.
         with self._lock:
             for sink in list(self._sinks):
                 try:

@@ -3,6 +3,8 @@
     python -m nemo_rl.launch recipes/grpo_llama8b.yaml --nodes 16
     python -m nemo_rl.launch grpo_smollm2_cpu grpo.max_num_steps=20 --site local
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
+    nemo-rl eval --help       a model's answers to a data set, scored
+    nemo-rl diagnose --help   whether sampling and training of a model agree
 
 It needs no torch: a wrong size fails on the login node, not in the queue.
 """
@@ -17,11 +19,20 @@ from pathlib import Path
 import yaml
 
 from nemo_rl.converters.cli import parser as convert_cli
+from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
 from nemo_rl.launch.script import render
+from nemo_rl.models import diagnose
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
+
+COMMANDS = {
+    "convert": convert_cli.main,
+    "diagnose": diagnose.main,
+    "eval": evals_cli.main,
+}
+"""First word of the command line -> what it is handed to."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -120,8 +131,8 @@ def _write(spec: JobSpec, root: Path) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors are one paragraph and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] == "convert":
-        return convert_cli.main(argv[1:], "nemo-rl convert")
+    if argv and argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:], f"nemo-rl {argv[0]}")
     options = parse(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
     return driver.guarded(lambda: run(options), debug=debug)

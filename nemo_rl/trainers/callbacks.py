@@ -18,7 +18,23 @@ class Callback:
     """Base class of user callbacks: override the hooks you need.
 
     Steps count from 1, epochs from 0. Metrics are the ones that are logged; a hook
-    may add to them.
+    may add to them. Several callbacks are called in the order in which they are given.
+    The order of the hooks in a run::
+
+        on_train_begin
+        on_validation_end             with val_at_start, at step 0
+        per step:
+            on_epoch_begin            before the first step of an epoch
+            on_step_begin
+            on_step_end
+            on_epoch_end              after the last step of an epoch
+            on_validation_end         if one is due
+            on_checkpoint             if one is due
+        on_checkpoint                 if the last step is not saved yet
+        on_train_end                  not after an error
+
+    A hook may call ``trainer.stop(reason)``, which ends the run after the step, and
+    ``trainer.save_checkpoint()``; the latter between steps, as in `on_step_begin`.
 
     Example::
 

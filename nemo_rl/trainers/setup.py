@@ -6,6 +6,7 @@ Knows no loop: ``trainers/base.py`` has it. ``_teardown`` undoes ``setup`` in re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +22,13 @@ from nemo_rl.infra.assets import resolve_model
 from nemo_rl.infra.checkpointing import CheckpointManager
 from nemo_rl.infra.console import Console, make_console
 from nemo_rl.infra.fingerprint import model_fingerprint
-from nemo_rl.infra.gpu_monitor import GpuMonitor
 from nemo_rl.infra.logging import LoggerFacade, setup_logger
+from nemo_rl.infra.monitor import (
+    Monitor,
+    SystemReading,
+    sample_nvidia_smi,
+    worker_pids,
+)
 from nemo_rl.infra.preemption import PreemptionFlag
 from nemo_rl.infra.resources import make_cluster, release_cluster
 from nemo_rl.models.policy.interfaces import PolicyInterface
@@ -167,17 +173,29 @@ class TrainerSetup:
         self._teardown_steps.append(self.logger.close)
         self.console: Console = make_console(self.config.logger.console)
         self._teardown_steps.append(self.console.stop)
+        self._setup_monitor()
+
+    def _setup_monitor(self) -> None:
         section = self.config.logger
+        readings: list[Callable[[], dict[str, float]]] = []
         if section.monitor_gpus and self.config.cluster.use_gpus:
-            intervals = section.gpu_monitoring
-            monitor = GpuMonitor(
-                self.logger.log_metrics,
-                lambda: self.state.step,
-                collection_interval=intervals.collection_interval,
-                flush_interval=intervals.flush_interval,
-            )
-            monitor.start()
-            self._teardown_steps.append(monitor.stop)
+            readings.append(sample_nvidia_smi)
+        if section.monitor_system:
+            # The policy is made later.
+            workers = partial(getattr, self, "policy", None)
+            readings.append(SystemReading(lambda: worker_pids(workers())))
+        if not readings:
+            return
+        intervals = section.gpu_monitoring
+        monitor = Monitor(
+            self.logger.log_metrics,
+            lambda: self.state.step,
+            readings,
+            collection_interval=intervals.collection_interval,
+            flush_interval=intervals.flush_interval,
+        )
+        monitor.start()
+        self._teardown_steps.append(monitor.stop)
 
     def _setup_cluster(self) -> None:
         if self._given_policy is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,16 @@ import yaml
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
 from nemo_rl.config.availability import UNAVAILABLE
+from nemo_rl.config.keywords import build_mapping
 from nemo_rl.config.loading import apply_overrides
 from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.config.services import LoggerConfig
+from nemo_rl.evals import EvalMasterConfig
+from nemo_rl.evals import cli as evals_cli
+from nemo_rl.infra.monitor import SystemReading
+from nemo_rl.models import diagnose
+from nemo_rl.models.validation import validate_log_probability_consistency
+from nemo_rl.trainers.callbacks import CallbackList
 from nemo_rl.utils.imports import import_object
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +96,52 @@ def test_the_page_on_backends_names_what_is_there() -> None:
     for section, field in UNAVAILABLE:
         if section == "DTensorConfig":
             assert f"`{field}`" in page
+
+
+def commands(page: str, program: str) -> list[list[str]]:
+    """The arguments of every line of a page that calls a program."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(rf"^{program} (.+)$", text, flags=re.M)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_evaluations_that_are_shown_can_be_asked_for() -> None:
+    shown = commands("docs/evaluation.md", "nemo-rl eval")
+    assert len(shown) == 5
+    for arguments in shown:
+        options = evals_cli.parse(arguments, "nemo-rl eval")
+        keywords = evals_cli.keywords_of(options)
+        mapping = build_mapping(EvalMasterConfig, options.model, "eval", **keywords)
+        EvalMasterConfig.from_mapping(mapping)
+        assert options.dataset
+
+
+def test_diagnoses_that_are_shown_can_be_asked_for() -> None:
+    for arguments in commands("docs/evaluation.md", "nemo-rl diagnose"):
+        assert diagnose.parse(arguments, "nemo-rl diagnose").model
+
+
+def test_the_page_on_evaluation_calls_functions_that_are_there() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    call = re.search(r"evals\.evaluate\((.*?)\n\)", page, flags=re.S).group(1)
+    given = eval(f"dict({call})")  # noqa: S307 - our own page
+    model, rows, reward = (given.pop(k) for k in ("model", "dataset", "reward_fn"))
+    mapping = build_mapping(EvalMasterConfig, model, "eval", **given)
+    assert EvalMasterConfig.from_mapping(mapping).eval.num_samples == 4
+    assert reward("", " 4.", rows[0]["answer"]) == 1.0
+    call = re.search(r"_consistency\((.*?)\n\)", page, flags=re.S).group(1)
+    names = re.findall(r"^ +(\w+)=", call, flags=re.M)
+    inspect.signature(validate_log_probability_consistency).bind(**dict.fromkeys(names))
+
+
+def test_the_page_on_logging_is_a_section_and_callbacks() -> None:
+    page = (ROOT / "docs" / "logging.md").read_text(encoding="utf-8")
+    section = yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, flags=re.S).group(1))
+    config = LoggerConfig.from_mapping(section["logger"])
+    assert config.monitor_system and config.wandb.mode == "offline"
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", page, flags=re.S).group(1), names)  # noqa: S102
+    assert len(CallbackList(names["callbacks"])) == 3
+    read = SystemReading(lambda: [os.getpid()])
+    tags = {*read(), *read()}
+    assert {tag for tag in tags if f"`{tag}`" in page} == tags

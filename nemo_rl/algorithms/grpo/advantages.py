@@ -167,7 +167,6 @@ def _normalised(values: Tensor, mask: Tensor) -> Tensor:
     valid = values[mask > 0]
     if len(valid) == 0:
         return torch.zeros_like(values)
-    # Differences to one of them: equal values leave no rounding error to divide by.
-    offset, valid = values - valid[0], valid - valid[0]
+    # fp64 sums of fp32 rewards are exact: equal ones leave no rounding error.
     std = valid.std(correction=0)
-    return torch.where(std > 0, (offset - valid.mean()) / std, 0.0)
+    return torch.where(std > 0, (values - valid.mean()) / std, 0.0)

@@ -62,7 +62,7 @@ class GRPOConfig(LoopConfig):
     @property
     def prompts_per_batch(self) -> int:
         """Prompts that are sampled at once."""
-        return int(self.num_prompts_per_step * self.batch_multiplier)
+        return round(self.num_prompts_per_step * self.batch_multiplier)
 
     @model_validator(mode="before")
     @classmethod
@@ -79,7 +79,7 @@ class GRPOConfig(LoopConfig):
             if values.get(key, inner[key]) != inner[key]:
                 raise ValueError(
                     f"adv_estimator.{key}={inner[key]!r} contradicts "
-                    f"{key}={values[key]!r}: give one of the two."
+                    f"{key}={values[key]!r}: leave the first out."
                 )
         rest = {key: value for key, value in given.items() if key not in inner}
         return {**values, **inner, "adv_estimator": rest}

@@ -7,6 +7,7 @@ tokens count and is never derived again here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import log
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ from nemo_rl.algorithms.grpo.surrogates import (
 from nemo_rl.algorithms.interfaces import LossFunctionInterface
 from nemo_rl.backends.training.base import Batch, ModelOutput
 from nemo_rl.utils.exceptions import ConfigurationError, DataError
+
+_ALWAYS = ("token_mask", "sample_mask", "advantages")
 
 
 class GRPOLossFn(LossFunctionInterface):
@@ -69,6 +72,7 @@ class GRPOLossFn(LossFunctionInterface):
             ConfigurationError: the engine gives no entropy, which it needs.
         """
         config = self.config
+        self._check_columns(batch)
         cur = model_output.logprobs[:, 1:]
         mask = (batch["token_mask"] * batch["sample_mask"][:, None])[:, 1:]
         advantages = batch["advantages"][:, 1:]
@@ -100,19 +104,33 @@ class GRPOLossFn(LossFunctionInterface):
         return aggregate(loss, batch, config), _shares(metrics, mask, batch)
 
     def _kl(self, cur: Tensor, sampled: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        if "reference_policy_logprobs" not in batch:
-            raise DataError(
-                "the batch has no column 'reference_policy_logprobs', which "
-                "reference_policy_kl_penalty="
-                f"{self.config.reference_policy_kl_penalty:g} needs: add what "
-                "policy.get_reference_logprobs(batch) returns, or set the penalty to 0."
-            )
         reference = batch["reference_policy_logprobs"][:, 1:]
         weight = None
         if self.config.use_on_policy_kl_approximation:
             weight = score_function_weight(cur, sampled, mask)
         log_ratio = where_valid(reference - cur, mask)
         return kl_divergence(log_ratio, self.config, weight=weight)
+
+    def _check_columns(self, batch: Batch) -> None:
+        config = self.config
+        needed = {name: "every loss" for name in _ALWAYS}
+        if config.kl_in_loss:
+            needed["reference_policy_logprobs"] = (
+                "reference_policy_kl_penalty="
+                f"{config.reference_policy_kl_penalty:g}; "
+                "policy.get_reference_logprobs(batch) gives it"
+            )
+        for name in (
+            "use_importance_sampling_correction",
+            "use_on_policy_kl_approximation",
+        ):
+            if config[name]:
+                needed["generation_logprobs"] = f"{name}=true"
+        missing = [
+            f"{name} (for {use})" for name, use in needed.items() if name not in batch
+        ]
+        if missing:
+            raise DataError(f"the batch lacks columns: {', '.join(missing)}.")
 
 
 def _entropy(output: ModelOutput) -> Tensor:
@@ -141,8 +159,21 @@ def _metrics(
         "approx_entropy": -cur,
         # Mean exp|log-prob difference| of trainer and generator: 1 when they agree.
         "token_mult_prob_error": error.abs().exp(),
-        "gen_kl": error.exp() - 1 - error,
+        # Of the generator from the trainer, back, and of both from their mean.
+        "gen_kl": _k3(error),
+        "policy_kl": _k3(-error),
+        "js_divergence": (_k3(-_to_mean(error)) + _k3(-_to_mean(-error))) / 2,
     }
+
+
+def _k3(log_ratio: Tensor) -> Tensor:
+    """Schulman's estimate of a divergence; >= 0, 0 where the probabilities agree."""
+    return log_ratio.exp() - 1 - log_ratio
+
+
+def _to_mean(log_ratio: Tensor) -> Tensor:
+    """ln(m / p) for ln(q / p), m the mean of p and q."""
+    return torch.nn.functional.softplus(log_ratio) - log(2)
 
 
 @torch.no_grad()

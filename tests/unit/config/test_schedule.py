@@ -1,5 +1,6 @@
 """The learning rate against torch.optim.lr_scheduler, step by step."""
 
+import itertools
 import warnings
 
 import pytest
@@ -16,42 +17,93 @@ def entries(*phases: dict) -> list[SchedulerConfig]:
 
 
 WARMUP = {"name": LR + "LinearLR", "kwargs": {"start_factor": 0.1, "total_iters": 5}}
+DEFAULTS = {"name": LR + "LinearLR"}
+DECAY = {
+    "name": LR + "LinearLR",
+    "kwargs": {"start_factor": 1.0, "end_factor": 0.1, "total_iters": 4},
+}
 COSINE = {"name": LR + "CosineAnnealingLR", "kwargs": {"T_max": 10, "eta_min": 1e-4}}
+TO_ZERO = {"name": LR + "CosineAnnealingLR", "kwargs": {"T_max": 6}}
 CONSTANT = {"name": LR + "ConstantLR", "kwargs": {"factor": 0.5, "total_iters": 4}}
+FLAT = {"name": LR + "ConstantLR", "kwargs": {"factor": 1.0, "total_iters": 0}}
+PHASES = [WARMUP, DEFAULTS, DECAY, COSINE, TO_ZERO, CONSTANT, FLAT]
+
+
+def torch_rates(
+    phases: list[dict], milestones: list[int] | None, steps: int
+) -> list[float]:
+    """The learning rates of torch's own schedulers."""
+    import torch
+
+    schedulers = torch.optim.lr_scheduler
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
+    made = [
+        getattr(schedulers, phase["name"].rpartition(".")[2])(
+            optimizer, **phase.get("kwargs", {})
+        )
+        for phase in phases
+    ]
+    if milestones:
+        made = [schedulers.SequentialLR(optimizer, made, milestones)]
+    elif len(made) > 1:
+        made = [schedulers.ChainedScheduler(made)]
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made[0].step()
+    return rates
+
+
+def our_rates(
+    phases: list[dict], milestones: list[int] | None, steps: int
+) -> list[float]:
+    end = [{"milestones": milestones}] if milestones else []
+    policy = PolicyConfig(model_name="m", scheduler=[*phases, *end])
+    return [learning_rate_at(step, 0.01, policy.scheduler) for step in range(steps)]
 
 
 @pytest.mark.parametrize(
     ("phases", "milestones"),
     [
-        ([WARMUP], None),
-        ([COSINE], None),
-        ([CONSTANT], None),
-        ([WARMUP, COSINE], [5]),
+        *(([phase], None) for phase in PHASES),
+        *(([a, b], [4]) for a, b in itertools.product(PHASES, PHASES)),
         ([WARMUP, CONSTANT, COSINE], [3, 8]),
+        *(([a, b], None) for a, b in itertools.product(PHASES[:3], PHASES[:3])),
+        ([WARMUP, CONSTANT, FLAT], None),
+        *(([phase, TO_ZERO], None) for phase in (WARMUP, DEFAULTS, CONSTANT, FLAT)),
+        ([TO_ZERO, WARMUP], None),
     ],
 )
 def test_same_as_torch(phases: list[dict], milestones: list[int] | None) -> None:
-    import torch
+    expected = torch_rates(phases, milestones, 20)
+    assert our_rates(phases, milestones, 20) == pytest.approx(expected, abs=1e-12)
 
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.01)
-    made = [
-        getattr(torch.optim.lr_scheduler, p["name"].rpartition(".")[2])(
-            optimizer, **p["kwargs"]
-        )
-        for p in phases
-    ]
-    theirs = made[0]
-    config = entries(*phases)
-    if milestones:
-        theirs = torch.optim.lr_scheduler.SequentialLR(optimizer, made, milestones)
-        config += entries({"milestones": milestones})
-    for step in range(10):
-        ours = learning_rate_at(step, 0.01, config)
-        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
-        optimizer.step()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            theirs.step()
+
+@pytest.mark.parametrize(
+    "phases", [[WARMUP, COSINE], [DECAY, TO_ZERO], [TO_ZERO, TO_ZERO]]
+)
+def test_a_product_that_torch_does_not_make_is_refused(phases: list[dict]) -> None:
+    with pytest.raises(ValueError, match="multiplies a cosine .* entry with mileston"):
+        our_rates(phases, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "message"),
+    [
+        ("LinearLR", {"total_iters": 0}, "total_iters=0 must be at least 1"),
+        ("LinearLR", {"total_iters": 2.5}, "total_iters=2.5 must be a whole number"),
+        ("LinearLR", {"start_factor": 1.5}, "start_factor=1.5 must be from 0 to 1"),
+        ("ConstantLR", {"factor": "half"}, "factor='half' must be a number"),
+        ("CosineAnnealingLR", {"T_max": 0}, "T_max=0 must be at least 1"),
+        ("CosineAnnealingLR", {"T_max": 5, "eta_min": -1}, "eta_min=-1 must be at"),
+    ],
+)
+def test_arguments_that_cannot_be(kind: str, kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SchedulerConfig(name=LR + kind, kwargs=kwargs)
 
 
 def test_none_is_constant() -> None:

@@ -8,7 +8,7 @@ from nemo_rl.distributed.failures import (
     root_cause,
 )
 from nemo_rl.distributed.worker_shell import Place
-from nemo_rl.utils.exceptions import DataError, WorkerError
+from nemo_rl.utils.exceptions import DataError, ResourceError, WorkerError
 
 LOST = Failure(WorkerError("rank 0: Connection closed by peer"), died=False)
 BUG = Failure(WorkerError("rank 1: KeyError"), died=False)
@@ -30,6 +30,14 @@ def test_a_trace_is_shortened_and_loses_its_colours():
     trace = "\n".join(["\x1b[36mray::f()\x1b[39m", *[f"line {i}" for i in range(30)]])
     text = str(foreign_error("f", "KeyError: 1", rank=0, host="n0", trace=trace))
     assert "line 29" in text and "line 5\n" not in text and "\x1b" not in text
+
+
+def test_no_memory_is_a_matter_of_resources():
+    for summary in ("OutOfMemoryError: CUDA out of memory.", "MemoryError: "):
+        error = foreign_error("train_step", summary, rank=1, host="n0", trace="long")
+        assert isinstance(error, ResourceError) and "long" not in str(error)
+        assert "rank 1 on host n0 ran out of memory in train_step()" in str(error)
+        assert "lower policy.train_micro_batch_size" in str(error)
 
 
 def test_a_death_says_where_why_and_what_to_do():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import logging
@@ -88,9 +87,8 @@ def test_an_absolute_log_dir_is_not_moved(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_missing_package_names_the_extra(tmp_path, name):
-    if importlib.util.find_spec(name):
-        pytest.skip(f"{name} is installed")
+def test_a_missing_package_names_the_extra(tmp_path, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     expected = rf"{name} is not installed.*nemo_rl\[loggers\].*{name}_enabled to false"
     with pytest.raises(ConfigurationError, match=expected):
         facade(tmp_path, config={f"{name}_enabled": True})

@@ -5,6 +5,7 @@ The loop around real policies, saving and resuming are tested in tests/functiona
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,15 @@ def test_what_was_set_up_is_taken_down_after_an_error(folder, sections) -> None:
         trainer.fit(dataset=ROWS)
     assert not trainer.preemption._previous
     assert not trainer.policy.ended
+
+
+def test_memory_is_monitored_beside_the_metrics(folder, sections) -> None:
+    logger = {**sections["logger"], "monitor_system": True}
+    trainer = MyAlgoTrainer.from_pretrained(
+        str(folder), batch_size=8, max_steps=1, **{**sections, "logger": logger}
+    )
+    log = trainer.fit(dataset=ROWS).log_dir / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    (memory,) = [row for row in rows if "system/driver_memory_gib" in row]
+    assert memory["system/driver_memory_gib"] > 0
+    assert memory["system/memory_available_gib"] > 0

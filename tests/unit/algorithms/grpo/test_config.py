@@ -263,9 +263,9 @@ def test_more_prompts_are_sampled_only_where_some_are_left_out() -> None:
     with pytest.raises(ConfigurationError, match="use_dynamic_sampling=true"):
         GRPOConfig(batch_multiplier=2)
     section = GRPOConfig(
-        batch_multiplier=1.5, use_dynamic_sampling=True, num_prompts_per_step=5
+        batch_multiplier=1.6, use_dynamic_sampling=True, num_prompts_per_step=5
     )
-    assert section.prompts_per_batch == 7
+    assert section.prompts_per_batch == 8
 
 
 def test_the_longest_response_is_that_of_generation() -> None:

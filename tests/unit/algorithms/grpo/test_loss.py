@@ -5,6 +5,7 @@ Covers plain tensors; that the engine feeds them rightly is tests/functional's m
 
 from __future__ import annotations
 
+import re
 from math import inf, log
 
 import pytest
@@ -205,6 +206,23 @@ def test_kl_is_clamped_after_it_is_weighted():
     assert (loss, grad.item()) == (10.0, 0.0)
 
 
+def test_divergences_of_trainer_and_generator():
+    batch = batch_of(
+        [[0.0]], prev_logprobs=[[log(0.6)]], generation_logprobs=[[log(0.2)]]
+    )
+    _, metrics, _ = run(batch, rows([[log(0.6)]]))
+
+    def k3(ratio):
+        return ratio - 1 - log(ratio)
+
+    # Of the generator 3 - 1 - ln 3, back 1/3 - 1 + ln 3; the mean of both is 0.4.
+    assert metrics["gen_kl"] == pytest.approx(k3(3.0), rel=1e-5)
+    assert metrics["policy_kl"] == pytest.approx(k3(1 / 3), rel=1e-5)
+    want = (k3(0.6 / 0.4) + k3(0.2 / 0.4)) / 2
+    assert metrics["js_divergence"] == pytest.approx(want, rel=1e-5)
+    assert metrics["token_mult_prob_error"] == pytest.approx(3.0, rel=1e-5)
+
+
 def test_importance_weight_that_overflows_counts_as_zero():
     batch = batch_of(
         [[1.0, 1.0]],
@@ -397,11 +415,26 @@ def test_a_token_that_became_impossible_or_certain_keeps_the_gradient_finite():
 
 def test_batch_without_generation_logprobs_has_no_mismatch():
     batch = batch_of([[1.0]], prev_logprobs=[[log(0.5)]])
-    on = {"use_importance_sampling_correction": True}
-    loss, metrics, _ = run(batch, rows([[log(0.5)]]), **on)
+    loss, metrics, _ = run(batch, rows([[log(0.5)]]))
     assert loss == pytest.approx(-1.0)
     assert metrics["sampling_importance_ratio"] == 1.0
     assert metrics["gen_kl"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"use_importance_sampling_correction": True}, "generation_logprobs (for use_"),
+        ({"reference_policy_kl_penalty": 0.5}, "reference_policy_logprobs (for refer"),
+        ({}, "advantages (for every loss)"),
+    ],
+)
+def test_a_missing_column_is_an_error_and_not_a_zero(fields, text):
+    batch = batch_of([[1.0]])
+    if not fields:
+        del batch["advantages"]
+    with pytest.raises(DataError, match=re.escape(f"the batch lacks columns: {text}")):
+        run(batch, rows([[-1.0]]), **fields)
 
 
 def test_loss_does_not_change_its_inputs():

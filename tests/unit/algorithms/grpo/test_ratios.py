@@ -138,6 +138,13 @@ def test_the_geometric_mean_is_over_valid_tokens():
     torch.testing.assert_close(got[0], torch.tensor([1.0, 1.0, 0.625]))
 
 
+def test_a_long_response_is_not_masked_for_its_length():
+    # Three weights of 1.1: their geometric mean is inside, their product is not.
+    fields = {**BAND, "truncated_importance_sampling_type": "seq-mask-tis"}
+    got = weights(logs([0.55] * 3), logs([0.5] * 3), **fields)
+    torch.testing.assert_close(got, torch.full((1, 3), 1.1))
+
+
 @pytest.mark.parametrize("kind", ["tis", "icepop", "seq-mask-tis", None])
 @pytest.mark.parametrize("bad", [nan, -inf, -1000.0])
 def test_a_weight_that_is_not_finite_counts_as_zero(kind, bad):

@@ -5,6 +5,7 @@ A policy without a network answers; real ones are in tests/functional.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,12 @@ def test_resuming_goes_on_with_the_prompts_that_come_next(folder, tmp_path) -> N
 def test_every_completion_is_recorded_also_of_prompts_that_were_dropped(
     folder, tmp_path
 ) -> None:
-    policy, result = fit(folder, tmp_path, 1, batch_multiplier=2)
-    rows = result.rollouts_path.read_text().splitlines()
-    assert len(rows) == len(policy.seeds)
+    policy, result = fit(folder, tmp_path, 1, num_prompts_per_step=6)
+    rows = [json.loads(line) for line in result.rollouts_path.read_text().splitlines()]
+    assert len(rows) == len(policy.seeds) > 12
     assert len(rows) % 12 == 0
+    # A prompt of a later batch is another group than one of the first.
+    assert [row["group"] for row in rows] == [n // 2 for n in range(len(rows))]
 
 
 def test_a_step_that_finds_too_few_prompts_ends_the_run(folder, tmp_path) -> None:
