@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from nemo_rl.algorithms.distillation.loss import DistillationLossFn
 from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.backends.factory import get_generation_backend
@@ -28,7 +29,7 @@ from tests.functional.engines import (
     shard,
     with_counts,
 )
-from tests.functional.ranks import run_ranks
+from tests.functional.ranks import RankFailure, run_ranks
 
 FAMILIES = {"llama": False, "qwen2": True, "qwen3": False}
 """Family to whether embeddings are tied: with biases, with q/k norm, with neither."""
@@ -199,6 +200,36 @@ def test_dtensor_loss_gets_entropy_and_whole_samples(folders):
     assert sum(m["loss"] for m in micro) == pytest.approx(want, abs=1e-5)
     assert all(m["outside"] == 0 for m in micro)
     assert result["grad_norm"] > 0
+
+
+def _distilled(rank, folder, config, teacher):
+    """Two updates towards a teacher's five likeliest tokens."""
+    backend = engine(rank, folder, config, teacher_folder=teacher)
+    losses, norms = [], []
+    for update in range(2):
+        batch = shard(grpo_batch(seed=update), rank, config)
+        result = backend.train_step(batch, DistillationLossFn(topk=5))
+        losses.append(sum(m["loss"] for m in result["micro_metrics"]))
+        norms.append(result["grad_norm"])
+    weights = {name: w.clone() for name, w in backend.export_weights()}
+    return torch.zeros(1), torch.tensor(losses), torch.tensor(norms), weights
+
+
+def _distillations(rank, cases):
+    return _one_after_another(_distilled, rank, cases)
+
+
+def test_dtensor_learns_from_a_teacher_as_megatron_does(folders, tmp_path):
+    teacher = models.save(tmp_path / "teacher", "qwen3", layers=3, seed=7)
+    folder = folders["llama"]
+    (want,), *_ = run_ranks(_distillations, 1, [(folder, policy_config(), teacher)])
+    for part in run_ranks(_distillations, 2, [(folder, dtensor_config(2), teacher)]):
+        assert_same(part[0], want)
+    smaller = models.save(tmp_path / "smaller", "llama", layers=1, vocab=64)
+    with pytest.raises(RankFailure, match="has a vocabulary of 64 tokens, the policy"):
+        run_ranks(_distillations, 1, [(folder, dtensor_config(), smaller)])
+    with pytest.raises(RankFailure, match="give Policy a teacher"):
+        run_ranks(_distillations, 1, [(folder, dtensor_config(), None)])
 
 
 PARAMS = {"max_new_tokens": 9, "max_total_length": 64, "stop_token_ids": (2, 40, 41)}

@@ -81,6 +81,10 @@ def test_one_of_each_is_chosen(section: dict, training: str, generation: str) ->
             "set it to a 'module:Class' of yours",
         ),
         ({"training_backend": "dtenser"}, "Did you mean dtensor"),
+        (
+            {"dtensor_cfg": DTENSOR, "reward_model_cfg": {"enabled": True}},
+            "reward models are trained by Megatron: set dtensor_cfg.enabled to false",
+        ),
     ],
 )
 def test_a_choice_that_cannot_be_says_what_to_change(
