@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+from nemo_rl.config.availability import UNAVAILABLE
 from nemo_rl.config.keywords import build_mapping
 from nemo_rl.config.loading import apply_overrides
+from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.config.services import LoggerConfig
 from nemo_rl.evals import EvalConfig, EvalMasterConfig
 from nemo_rl.evals import cli as evals_cli
@@ -76,6 +78,26 @@ def test_versions_are_pinned_once() -> None:
         assert f"{name}_VERSION={pins[package]}\n" in versions
     makefile = (ROOT / "Makefile").read_text()
     assert f"torch=={pins['torch']} " in makefile
+
+
+def test_the_page_on_backends_names_what_is_there() -> None:
+    """Its engines are trained by tests/functional/test_own_engines.py."""
+    import ast
+
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                for name in node.names:
+                    assert import_object(f"{node.module}:{name.name}") is not None
+    (recipe, *_) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    values = yaml.safe_load(recipe)
+    assert values.pop("defaults") == "base/grpo.yaml"
+    policy = PolicyConfig.from_mapping({"model_name": "m", **values["policy"]})
+    assert policy.dtensor_cfg.tensor_parallel_size == 2
+    for section, field in UNAVAILABLE:
+        if section == "DTensorConfig":
+            assert f"`{field}`" in page
 
 
 def commands(page: str, program: str) -> list[list[str]]:
