@@ -11,7 +11,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu check format cov recipes docs bench \
-        slurm-packages clean
+        gallery slurm-packages clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' \
@@ -78,6 +78,9 @@ docs: setup  ## write docs/configuration.md anew from the configuration classes
 
 bench: setup  ## measure a training step; ARGS=--write updates docs/performance.md
 	$(BIN)/python -m benchmarks.grpo_step $(ARGS)
+
+gallery: setup  ## train a tiny model under every algorithm and draw the curves
+	$(BIN)/python -m benchmarks.gallery $(ARGS)
 
 clean:  ## remove caches and the virtual environment; results stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache htmlcov .coverage*

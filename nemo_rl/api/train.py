@@ -95,7 +95,8 @@ def _validate_inputs(
     if (
         reward_fn is not None
         and not callable(reward_fn)
-        and not isinstance(reward_fn, str)
+        and not isinstance(reward_fn, (str, Mapping))
+        and not hasattr(reward_fn, "step")
     ):
         raise ConfigurationError(
             f"reward_fn={reward_fn!r} is not callable. Expected a function "

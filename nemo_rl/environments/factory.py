@@ -72,12 +72,18 @@ def make_environment(
         if combined is not None:
             return combined
     given = reward_fn is not None or not isinstance(chosen, str)
-    build = partial(_build, config, given=chosen if given else None, default=default)
-    build = partial(build, search_dir=None if search_dir is None else Path(search_dir))
+    build = partial(
+        _build,
+        config,
+        given=chosen if given else None,
+        default=default,
+        search_dir=None if search_dir is None else Path(search_dir),
+    )
     workers = config.num_workers
     if workers is None:
         workers = 1 if not given and chosen in _OWN_PROCESS else 0
     if not workers:
+        _check_unused(config, "num_workers is 0: the environment runs in the driver")
         return build()
     name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", None)
     return ParallelEnvironment(
@@ -139,10 +145,27 @@ def _build(
     return found(merge(section.to_dict() if section else {}, config.kwargs))
 
 
+def _check_unused(config: EnvConfig, why: str) -> None:
+    """Refuse settings of worker processes where there are none."""
+    for name in ("timeout_s", "gpus_per_worker"):
+        value = getattr(config, name)
+        if value:
+            raise ConfigurationError(
+                f"env.{name}={value:g} would have no effect: {why}."
+            )
+
+
 def _combined(
     config: EnvConfig, default: Any, search_dir: Path | str | None
 ) -> EnvironmentInterface | None:
     """Return the environment of several, if the section has several."""
+    if config.tasks or config.multi_reward:
+        if config.num_workers is not None:
+            raise ConfigurationError(
+                f"env.num_workers={config.num_workers} stands beside several "
+                "environments; give it in the section of one of them."
+            )
+        _check_unused(config, "it belongs in the section of one of the environments")
     if config.tasks:
         parts: dict[str, Any] = dict(config.tasks)
         environments = {

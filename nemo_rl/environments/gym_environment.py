@@ -19,7 +19,7 @@ _STATE = "gym_environment"
 
 
 def takes_one_action(thing: Any) -> bool:
-    """Return whether ``thing.step`` has one parameter beside self.
+    """Return whether ``thing.step`` has exactly one parameter beside self.
 
     Args:
         thing: A class or an instance.
@@ -27,14 +27,7 @@ def takes_one_action(thing: Any) -> bool:
     step = inspect.getattr_static(thing, "step", None)
     if not inspect.isfunction(step):
         return False
-    required = [
-        parameter
-        for parameter in list(inspect.signature(step).parameters.values())[1:]
-        if parameter.default is parameter.empty
-        and parameter.kind
-        in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) == 1
+    return len(inspect.signature(step).parameters) == 2
 
 
 class GymEnvironment(EnvironmentInterface):

@@ -1,6 +1,6 @@
 """The program of a line worker: requests in, answers out, one JSON line each.
 
-Started as ``python -m nemo_rl.environments.line_worker module:function`` by
+Started as ``python -m nemo_rl.environments.line_worker module:function seconds`` by
 ``line_workers.py``, so that a request that hangs or crashes costs only this process.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -19,19 +20,29 @@ MEMORY_BYTES = 8 << 30
 """Address space: the power of two numbers may be larger than the machine."""
 
 
-def serve(function: Callable[..., Any], requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(
+    function: Callable[..., Any],
+    requests: BinaryIO,
+    answers: BinaryIO,
+    *,
+    limit_s: float = 0.0,
+) -> None:
     """Answer every request line ``{keyword: value, ...}`` by the function's result.
 
     Args:
         function: Called with the request as keywords; returns JSON values.
         requests: Lines to read, until their end.
         answers: Gets {"value": ...}, or {"error": ...} where the function raised.
+        limit_s: Seconds after which a request ends the process, should nobody be left
+            to do so; 0: none.
     """
     for line in requests:
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
         try:
             answer = {"value": function(**json.loads(line))}
         except Exception as error:  # noqa: BLE001 - reported to whoever asked
             answer = {"error": f"{type(error).__name__}: {error}"}
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         answers.write(json.dumps(answer, default=str).encode() + b"\n")
         answers.flush()
 
@@ -55,7 +66,8 @@ def main() -> None:
         return
     answers.write(b'{"ready": true}\n')
     answers.flush()
-    serve(function, sys.stdin.buffer, answers)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    serve(function, sys.stdin.buffer, answers, limit_s=float(sys.argv[2]))
 
 
 if __name__ == "__main__":

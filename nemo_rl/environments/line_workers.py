@@ -21,7 +21,14 @@ from nemo_rl.utils.exceptions import ConfigurationError, ResourceError
 
 START_S = 120.0
 """For a process to import what it needs."""
+GRACE_S = 10.0
+"""After the time of a request, until a process without a parent ends itself."""
 _CHUNK = 1 << 16
+
+
+_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+"""What a process inherits: it handles text that nobody has read, and needs no keys."""
+_PROGRAM = "nemo_rl.environments.line_worker"
 
 
 class Outcome(NamedTuple):
@@ -62,7 +69,7 @@ class LineWorkers:
             while queue or busy:
                 while queue and len(busy) < self.num_workers:
                     number, request = queue.popleft()
-                    worker = self._idle.pop() if self._idle else _Worker(self.function)
+                    worker = self._idle.pop() if self._idle else self._new()
                     worker.ask(request, self.timeout_s)
                     busy[worker.pipe] = (worker, number)
                 soonest = min(worker.deadline for worker, _ in busy.values())
@@ -81,6 +88,9 @@ class LineWorkers:
                 worker.end()
         return outcomes
 
+    def _new(self) -> _Worker:
+        return _Worker(self.function, self.timeout_s + GRACE_S)
+
     def close(self) -> None:
         """End the processes; a later ``map`` starts new ones."""
         while self._idle:
@@ -90,11 +100,13 @@ class LineWorkers:
 class _Worker:
     """One process and the request it works on."""
 
-    def __init__(self, function: str) -> None:
-        variables = inherited() | worker_env(use_gpus=False)
+    def __init__(self, function: str, limit_s: float) -> None:
+        own = inherited()
+        variables = {name: own[name] for name in _KEPT if name in own}
+        variables |= worker_env(use_gpus=False)
         variables["PYTHONPATH"] = driver_python_path()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "nemo_rl.environments.line_worker", function],
+            [sys.executable, "-m", _PROGRAM, function, str(limit_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

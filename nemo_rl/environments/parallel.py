@@ -19,7 +19,12 @@ from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
 from nemo_rl.environments.merging import Part, merge_returns
 from nemo_rl.utils.env import worker_env
-from nemo_rl.utils.exceptions import NemoRLError, RewardError, WorkerError
+from nemo_rl.utils.exceptions import (
+    ConfigurationError,
+    NemoRLError,
+    RewardError,
+    WorkerError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -137,17 +142,21 @@ class ParallelEnvironment(EnvironmentInterface):
         ray = _ray()
         variables = worker_env(use_gpus=self.gpus_per_worker > 0)
         variables["PYTHONPATH"] = ray_session.driver_python_path()
-        return (
-            ray.remote(EnvironmentActor)
-            .options(
-                num_cpus=0,
-                num_gpus=self.gpus_per_worker,
-                max_restarts=0,
-                scheduling_strategy="SPREAD",
-                runtime_env={"env_vars": variables},
-            )
-            .remote(self._build)
+        actor = ray.remote(EnvironmentActor).options(
+            num_cpus=0,
+            num_gpus=self.gpus_per_worker,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": variables},
         )
+        try:
+            return actor.remote(self._build)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{self.name} cannot be sent to another process: "
+                f"{str(error).splitlines()[0]} Name it as env.reward_fn, or set "
+                "env.num_workers to 0."
+            ) from error
 
 
 class _Handle:

@@ -75,7 +75,9 @@ def run_python(source: str, *, stdin: str = "", limits: Limits) -> Result:
     secret = secrets.token_hex(16)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="nemo_rl-sandbox-")
+            tempfile.TemporaryDirectory(
+                prefix="nemo_rl-sandbox-", ignore_cleanup_errors=True
+            )
         )
         streams: list[IO[bytes]] = [
             stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)

@@ -146,6 +146,9 @@ def lock_in(settings: dict[str, Any]) -> None:
             os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
         read_only_but_here()
     give_up_rights(uid)
+    # As root in a container there may be no right to read left: rather say so than
+    # let every import of the program fail.
+    os.listdir(os.path.dirname(os.__file__))
     set_limits(settings, processes=alone or root)
 
 

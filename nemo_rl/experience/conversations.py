@@ -40,7 +40,7 @@ class Conversation:
     turns: int = 0
     """Responses so far."""
     truncated: bool = False
-    """The generator ran out of tokens in some turn, or in the last one's."""
+    """The generator ran out of tokens in some turn."""
     terminated: bool = False
     """The environment ended the conversation."""
     overflowed: bool = False

@@ -52,7 +52,9 @@ class SamplingTrainer(BaseTrainer):
         rows = rollout_rows(rollouts)
         self.recorder.record(self.state.step, rows, split="val")
         for row, messages in zip(rows, rollouts["messages"], strict=True):
-            row["response_length"] = len(row["response_ids"])
+            # Of several turns the ids hold what the environment said, too.
+            sampled = row.get("token_mask") or [1] * len(row["response_ids"])
+            row["response_length"] = sum(sampled)
             row["question"] = messages[-1]["content"]
         return rows
 

@@ -65,7 +65,7 @@ def test_learns_to_reverse_digits(tuned, tmp_path, tp, pp):
 
 def test_preferences_widen_the_margin(tuned, tmp_path):
     warm = tuned / "checkpoints" / "hf"
-    recipe = tiny_task.dpo_recipe(warm, tmp_path / "pairs.jsonl")
+    recipe = tiny_task.pairs_recipe("dpo", warm, tmp_path / "pairs.jsonl")
     succeed(write_recipe(tmp_path, recipe), tmp_path / "run")
     loss = metrics(tmp_path / "run", "train/loss")
     margin = metrics(tmp_path / "run", "train/rewards_margin")
@@ -117,7 +117,7 @@ def _hf_accuracy(_, folder, pairs):
 
 def test_a_reward_model_tells_answers_apart(tuned, tmp_path):
     warm = tuned / "checkpoints" / "hf"
-    recipe = tiny_task.rm_recipe(warm, tmp_path / "pairs.jsonl")
+    recipe = tiny_task.pairs_recipe("rm", warm, tmp_path / "pairs.jsonl")
     succeed(write_recipe(tmp_path, recipe), tmp_path / "run")
     run = tmp_path / "run"
     loss, accuracy = metrics(run, "train/loss"), metrics(run, "val/accuracy")

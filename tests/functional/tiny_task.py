@@ -103,14 +103,11 @@ def sft_recipe(model: Path) -> dict[str, Any]:
     }
 
 
-def dpo_recipe(model: Path, pairs: Path) -> dict[str, Any]:
-    """DPO on 448 pairs of the right and a wrong answer under PP2, 20 steps."""
-    return {**_common(model, lr=1.0e-3, pp=2), **_pairs("dpo", pairs)}
-
-
-def rm_recipe(model: Path, pairs: Path) -> dict[str, Any]:
-    """A reward model on the same pairs under TP2, 20 steps."""
-    return {**_common(model, lr=1.0e-3, tp=2), **_pairs("rm", pairs)}
+def pairs_recipe(algorithm: str, model: Path, pairs: Path) -> dict[str, Any]:
+    """20 steps on 448 pairs of the right and a wrong answer: dpo (PP2) or rm (TP2)."""
+    layout = {"pp": 2} if algorithm == "dpo" else {"tp": 2}
+    pairs.parent.mkdir(parents=True, exist_ok=True)
+    return {**_common(model, lr=1.0e-3, **layout), **_pairs(algorithm, pairs)}
 
 
 def distillation_recipe(model: Path, teacher: Path) -> dict[str, Any]:

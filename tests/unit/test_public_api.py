@@ -60,6 +60,8 @@ DOCUMENTED = [
     "nemo_rl.distributed.virtual_cluster:RayVirtualCluster",
     "nemo_rl.distributed.worker_groups:RayWorkerGroup",
     "nemo_rl.environments:FunctionalRewardWrapper",
+    "nemo_rl.environments:SlidingPuzzleEnvironment",
+    "nemo_rl.environments.math_environment:MathEnvironment",
     "nemo_rl.environments.interfaces:EnvironmentInterface",
     "nemo_rl.environments.interfaces:EnvironmentReturn",
     "nemo_rl.evals:EvalResult",

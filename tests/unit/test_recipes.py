@@ -1,5 +1,6 @@
 """Recipes: each is valid, and base files list and explain every key."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import yaml
 from nemo_rl.api.functional import config_class, load_recipe
 from nemo_rl.config.base import BaseConfig
 from nemo_rl.config.messages import section_in
+from nemo_rl.data.module import DataModule
+from tests.fakes.tokenizers import CHATML, character_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 BASES = sorted((RECIPES / "base").glob("*.yaml"))
@@ -114,6 +117,25 @@ def test_cpu_recipe() -> None:
     assert config.samples_per_step == config.policy.train_global_batch_size == 32
     assert config.max_prompt_length == 90
     assert config.policy.optimizer.kwargs.betas == (0.9, 0.99)
+
+
+def test_llama_recipe_reads_its_data(tmp_path: Path) -> None:
+    # Columns of nvidia/OpenMathInstruct-2, as its page on the hub lists them.
+    row = {
+        "problem": "What is 1 + 1?",
+        "generated_solution": r"It is \boxed{2}.",
+        "expected_answer": "2",
+        "problem_source": "math",
+    }
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    path = RECIPES / "grpo_llama8b.yaml"
+    config = load_recipe(path, [f"data.dataset_kwargs={{path: {file}}}"])
+    data = DataModule(None, character_tokenizer(CHATML), config.data)
+    batch = next(data.batches(1))
+    assert batch["answer"] == ["2"]
+    system, question = batch["messages"][0]
+    assert "boxed" in system["content"] and question["content"] == row["problem"]
 
 
 def test_llama_recipe() -> None:

@@ -52,7 +52,7 @@ class DistillationTrainer(SamplingTrainer):
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
         return metrics if self._scored else _without_rewards(metrics)
 
-    def _setup_environment(self, reward_fn: Any) -> None:
+    def _setup_environment(self, reward_fn: Any, *, needed: bool = True) -> None:
         env = self.config.env
         given = reward_fn or env.reward_fn or env.chosen
         self._scored = bool(given or self.data.default_environment)
@@ -62,7 +62,7 @@ class DistillationTrainer(SamplingTrainer):
                 "set env.reward_fn or env.name, or leave the validation data out."
             )
         chosen = reward_fn if self._scored else _no_reward
-        super()._setup_environment(chosen, needed=True)
+        super()._setup_environment(chosen, needed=needed)
 
     def _setup_policy(self) -> None:
         config = self.config

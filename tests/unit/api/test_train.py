@@ -91,6 +91,16 @@ def test_reward_by_name_goes_into_the_recipe() -> None:
     assert result["config"].env.kwargs == {"a": 1}
 
 
+def test_environments_and_rewards_by_task_are_passed_on() -> None:
+    class Environment:
+        def step(self, message_log_batch: Any, metadata: Any) -> None:
+            return None
+
+    for given in (Environment(), {"sums": reward}):
+        result: Any = train("m", "d", given)
+        assert result["reward_fn"] is given
+
+
 def test_an_algorithm_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(functional._ALGORITHM_REGISTRY, "mine", RecordingTrainer)
     result: Any = train("m", "d", algorithm="mine", my_param=2)

@@ -16,4 +16,6 @@ def work(what: str, value: float = 0) -> object:
         raise ValueError("no")
     if what == "print":
         print("noise")
+    if what == "variable":
+        return {"value": os.environ.get("A_SECRET"), "pid": 0}
     return {"pid": os.getpid(), "value": value}

@@ -61,6 +61,12 @@ def test_environments_pass_and_classes_are_built():
         ({"name": "exact_mach"}, "Did you mean exact_match"),
         ({"name": "sliding"}, "Did you mean sliding_puzzle"),
         ({"reward_fn": "absent_module:f"}, "no module named absent_module"),
+        ({"math": {}, "timeout_s": 3}, "env.timeout_s=3 would have no effect: num_w"),
+        ({"tasks": {"a": {"math": {}}}, "num_workers": 2}, "beside several environ"),
+        (
+            {"multi_reward": {"a": {"math": {}}}, "gpus_per_worker": 1},
+            "gpus_per_worker=1 would have no effect: it belongs",
+        ),
     ],
 )
 def test_a_run_without_a_score_is_refused(config, message):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from multiprocessing.connection import wait
 
 import pytest
 
-from nemo_rl.environments.line_workers import LineWorkers
+from nemo_rl.environments.line_workers import LineWorkers, Outcome, _Worker
 from nemo_rl.utils.exceptions import ConfigurationError
 
 WORK = "tests.unit.environments.line_tasks:work"
@@ -37,6 +38,21 @@ def test_outcomes_are_in_order_whatever_happens(workers):
     assert workers.map([]) == []
 
 
+def test_keys_of_the_user_are_not_handed_on(workers, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "of the user")
+    (outcome,) = workers.map([{"what": "variable"}])
+    assert outcome.value == {"value": None, "pid": 0}
+
+
 def test_a_function_that_cannot_be_imported():
     with pytest.raises(ConfigurationError, match="has no 'wrok'. Did you mean work"):
         LineWorkers(WORK.replace(":work", ":wrok"), 1, 1.0).map([{}])
+
+
+def test_a_process_that_nobody_ends_ends_itself():
+    worker = _Worker(WORK, 0.5)
+    worker.ask({"what": "hang"}, 60.0)
+    assert wait([worker.pipe], timeout=60)
+    assert worker.look(True, 60.0) is None  # it is ready
+    assert wait([worker.pipe], timeout=30)
+    assert worker.look(True, 60.0) == Outcome(None, "crashed")

@@ -67,7 +67,8 @@ class Handler(BaseHTTPRequestHandler):
 def judge(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     with Judge() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        serve = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        serve.start()
         yield server
         server.shutdown()
 

@@ -13,7 +13,12 @@ import pytest
 from nemo_rl.distributed import ray_session
 from nemo_rl.environments.factory import make_environment
 from nemo_rl.environments.parallel import ParallelEnvironment
-from nemo_rl.utils.exceptions import DataError, RewardError, WorkerError
+from nemo_rl.utils.exceptions import (
+    ConfigurationError,
+    DataError,
+    RewardError,
+    WorkerError,
+)
 
 MODULE = """
 import os, pathlib, time
@@ -116,6 +121,20 @@ def test_an_actor_that_dies_is_named_and_started_again_once(told, tmp_path, capl
     assert "died and is started again" in caplog.text
     with pytest.raises(WorkerError, match="worker 2 of 2.* died for the second time"):
         step(told, "a", "die")
+
+
+def test_what_cannot_be_sent_is_refused(told):
+    import threading
+
+    lock = threading.Lock()
+
+    def locked(prompt, response):
+        with lock:
+            return 1.0
+
+    environment = make_environment({"num_workers": 1}, reward_fn=locked)
+    with pytest.raises(ConfigurationError, match="environment locked cannot be sent"):
+        step(environment, "a")
 
 
 def test_a_step_that_takes_too_long(recipe_dir, told):

@@ -7,6 +7,12 @@ import pytest
 from nemo_rl.utils import env
 
 
+def test_a_recipes_key_is_read_by_the_name_it_gives(monkeypatch) -> None:
+    monkeypatch.setenv("A_JUDGES_KEY", "k")
+    assert env.secret("A_JUDGES_KEY") == "k"
+    assert env.secret("NOT_SET_AT_ALL") is None
+
+
 def test_only_variables_of_the_table_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEMO_RL_ROOT", "/somewhere")
     assert env.read("NEMO_RL_ROOT") == "/somewhere"
