@@ -40,7 +40,7 @@ def test_dry_run_needs_nothing_heavy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which recipe? There are: grpo_custom_reward, grpo_llama8b"),
+        ([], "which recipe? There are: dpo_smollm2_cpu, grpo_custom_reward"),
         (["grpo.seed=1", "--dry-run"], "which recipe?"),
         (["grpo_llama"], "no recipe grpo_llama."),
         (["grpo_llama8b", "grpo.sed=1"], "grpo.sed is not a field"),
