@@ -66,6 +66,7 @@ DOCUMENTED = [
     "nemo_rl.evals:evaluate",
     "nemo_rl.infra.checkpointing:CheckpointManager",
     "nemo_rl.infra.logging:LoggerFacade",
+    "nemo_rl.infra.resources:ResourceManager",
     "nemo_rl.models:MegatronPolicy",
     "nemo_rl.models.generation.interfaces:GenerationConfig",
     "nemo_rl.models.generation.interfaces:GenerationDatumSpec",
@@ -130,6 +131,11 @@ def test_names_that_come_later_say_what_to_use(path: str) -> None:
     module, _, name = path.partition(":")
     with pytest.raises(ImportError, match=r"not in this version of nemo_rl\. .*se "):
         getattr(import_module(module), name)
+
+
+def test_the_module_of_vllm_says_what_to_use() -> None:
+    with pytest.raises(ImportError, match=r"not in this version of nemo_rl\. "):
+        from nemo_rl.models.generation.vllm import VllmGeneration  # noqa: F401
 
 
 def test_importing_is_fast() -> None:
