@@ -33,18 +33,17 @@ ALIASES: dict[str, dict[str, str]] = {
 }
 """Alias module -> second name -> "canonical.module:name"."""
 
-_MEGATRON_ONLY = (
-    "The Megatron backend trains and generates: set policy.generation.backend to "
-    "'megatron' and use nemo_rl.models.policy.Policy."
+_NO_VLLM = (
+    "The training engine generates with its own weights: leave "
+    "policy.generation.backend out, or use nemo_rl.models.generation."
+    "HuggingFaceGeneration."
 )
 
 LATER: dict[str, dict[str, str]] = {
-    "nemo_rl.models": {"HuggingFacePolicy": _MEGATRON_ONLY},
     "nemo_rl.models.generation": {
-        "HuggingFaceGeneration": _MEGATRON_ONLY,
-        "VllmConfig": _MEGATRON_ONLY,
-        "VllmGeneration": _MEGATRON_ONLY,
-        "VllmGenerationWorker": _MEGATRON_ONLY,
+        "VllmConfig": _NO_VLLM,
+        "VllmGeneration": _NO_VLLM,
+        "VllmGenerationWorker": _NO_VLLM,
     },
 }
 """Package -> documented name that is not in this version -> what to use instead."""

@@ -5,23 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from nemo_rl.config.backends import BUILT_IN, NOT_YET, REGISTERED
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import import_object
 from nemo_rl.utils.suggest import did_you_mean
 
-_BUILT_IN: dict[str, dict[str, str]] = {
-    "training": {
-        "megatron": "nemo_rl.backends.training.megatron.backend:MegatronBackend",
-    },
-    "generation": {
-        "megatron": "nemo_rl.backends.generation.megatron:MegatronInferenceBackend",
-    },
-}
-_NOT_YET: dict[str, dict[str, str]] = {
-    "training": {"dtensor": "use 'megatron'"},
-    "generation": {"vllm": "use 'megatron'", "hf": "use 'megatron'"},
-}
-_REGISTERED: dict[str, dict[str, type]] = {"training": {}, "generation": {}}
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -33,15 +21,20 @@ def register(kind: str, name: str) -> Callable[[_Class], _Class]:
     """
 
     def add(cls: _Class) -> _Class:
-        taken = _REGISTERED[kind].get(name)
-        if name in _BUILT_IN[kind] or (taken is not None and taken is not cls):
+        taken = REGISTERED[kind].get(name)
+        if name in BUILT_IN[kind] or (taken is not None and not _same(taken, cls)):
             raise ConfigurationError(
                 f"a {kind} backend named {name!r} exists already; choose another name"
             )
-        _REGISTERED[kind][name] = cls
+        REGISTERED[kind][name] = cls
         return cls
 
     return add
+
+
+def _same(one: type, other: type) -> bool:
+    """Whether two classes are one, or the same one read twice or sent to a worker."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def lookup(kind: str, name: str) -> type:
@@ -49,25 +42,49 @@ def lookup(kind: str, name: str) -> type:
 
     Args:
         kind: ``"training"`` or ``"generation"``.
-        name: registered or built-in name.
+        name: registered or built-in name, or "module:Class".
 
     Raises:
         ConfigurationError: unknown name, or one that this version lacks.
     """
-    if name in _REGISTERED[kind]:
-        return _REGISTERED[kind][name]
-    if name in _BUILT_IN[kind]:
-        return import_object(_BUILT_IN[kind][name])
-    if name in _NOT_YET[kind]:
+    if name in REGISTERED[kind]:
+        return REGISTERED[kind][name]
+    if name in BUILT_IN[kind]:
+        return import_object(BUILT_IN[kind][name])
+    if ":" in name:
+        return import_object(name)
+    if name in NOT_YET[kind]:
         raise ConfigurationError(
             f"the {kind} backend {name!r} is not part of this version; "
-            f"{_NOT_YET[kind][name]}"
+            f"{NOT_YET[kind][name]}"
         )
-    known = sorted([*_BUILT_IN[kind], *_REGISTERED[kind]])
+    known = sorted([*BUILT_IN[kind], *REGISTERED[kind]])
     raise ConfigurationError(
-        f"unknown {kind} backend {name!r}; known: {', '.join(known)}."
-        f"{did_you_mean(name, known)}"
+        f"unknown {kind} backend {name!r}; known: {', '.join(known)}, or "
+        f"'module:Class'.{did_you_mean(name, known)}"
     )
+
+
+def own_classes(training: str, generation: str) -> dict[tuple[str, str], type]:
+    """Those of the chosen backends that are not ours, for ``adopt`` in a worker.
+
+    A class that was registered in the driver's script is known there alone.
+
+    Raises:
+        ConfigurationError: as ``lookup``.
+    """
+    chosen = {"training": training, "generation": generation}
+    return {
+        (kind, name): lookup(kind, name)
+        for kind, name in chosen.items()
+        if name and name not in BUILT_IN[kind]
+    }
+
+
+def adopt(classes: dict[tuple[str, str], type]) -> None:
+    """Make the classes of another process known in this one, under their names."""
+    for (kind, name), cls in classes.items():
+        REGISTERED[kind][name] = cls
 
 
 def get_training_backend(name: str):

@@ -32,13 +32,22 @@ def _is(*values: Any) -> Callable[[Any], bool]:
 _RAISE_TP = "Keep it at 1 and raise tensor_model_parallel_size instead."
 
 UNAVAILABLE: dict[tuple[str, str], Refusal] = {
-    ("DTensorConfig", "enabled"): Refusal(
-        _on, "Train with Megatron: set policy.megatron_cfg.enabled to true."
+    ("DTensorConfig", "context_parallel_size"): Refusal(
+        _above_one, "Keep it at 1 and raise tensor_parallel_size instead."
     ),
-    ("MegatronConfig", "enabled"): Refusal(
-        lambda value: not value,
-        "Megatron is the only training backend: leave policy.megatron_cfg.enabled "
-        "out or set it to true.",
+    ("DTensorConfig", "sequence_parallel"): Refusal(
+        _on,
+        "Set it to false; activation_checkpointing and a smaller "
+        "policy.train_micro_batch_size save memory.",
+    ),
+    ("DTensorConfig", "lora_cfg"): Refusal(
+        lambda value: bool(value) and value.get("enabled", True),
+        "Train all weights: leave lora_cfg out.",
+    ),
+    ("DTensorConfig", "automodel_kwargs"): Refusal(
+        _on,
+        "Leave it out: models are those of transformers' AutoModelForCausalLM; "
+        "policy.hf_config_overrides changes their configuration.",
     ),
     ("MegatronConfig", "context_parallel_size"): Refusal(_above_one, _RAISE_TP),
     ("MegatronConfig", "expert_tensor_parallel_size"): Refusal(
@@ -93,9 +102,9 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
         _on, "Set it to false; use_distributed_optimizer spreads the state over ranks."
     ),
     ("GenerationConfig", "backend"): Refusal(
-        _is("vllm", "hf"),
-        "Set policy.generation.backend to 'megatron', which samples with the "
-        "training weights.",
+        _is("vllm"),
+        "Leave policy.generation.backend out: the training engine samples with its "
+        "own weights.",
     ),
     ("GenerationConfig", "include_stop_str_in_output"): Refusal(
         lambda value: not value,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from nemo_rl.config.backends import check_name
 from nemo_rl.config.base import BaseConfig
 
 
@@ -73,8 +74,8 @@ class ColocatedConfig(BaseConfig):
 class GenerationConfig(BaseConfig):
     """How responses are sampled."""
 
-    backend: Literal["megatron", "vllm", "hf"] = "megatron"
-    """Engine; "megatron" samples with the training weights."""
+    backend: str | None = None
+    """Engine: megatron, hf, a registered name, "module:Class"; None: the trainer's."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest response in tokens, the stop token included."""
     temperature: float = Field(1.0, ge=0)
@@ -103,3 +104,10 @@ class GenerationConfig(BaseConfig):
     """Accepted; the Megatron backend needs no sizes of its own."""
     colocated: ColocatedConfig = Field(default_factory=ColocatedConfig)
     """Whether generation and training share their machines."""
+
+    @field_validator("backend")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_name("generation", value)
+        return value

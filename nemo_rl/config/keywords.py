@@ -69,16 +69,25 @@ def build_mapping(
         ConfigurationError: a keyword is no key, or could be one of several.
     """
     given: dict[str, Any] = {"policy": {"model_name": model}}
-    for name, value in kwargs.items():
+    # Last, because which key it is depends on the backend that the others choose.
+    for name in sorted(kwargs, key="tensor_parallel_size".__eq__):
+        value = plain(kwargs[name])
         if name in cls.model_fields:
-            change = {name: plain(value)}
+            change = {name: value}
+        elif name == "tensor_parallel_size" and _chooses_dtensor(given["policy"]):
+            change = _nested("policy.dtensor_cfg.tensor_parallel_size", value)
         else:
-            change = _nested(_path_of(name, cls, algorithm), plain(value))
+            change = _nested(_path_of(name, cls, algorithm), value)
         given = merge(given, change)
     values = merge(machine_defaults(given.get("cluster") or {}), given)
     values.setdefault("algorithm", algorithm)
     values.setdefault(algorithm, {})
     return values
+
+
+def _chooses_dtensor(policy: Mapping[str, Any]) -> bool:
+    section = policy.get("dtensor_cfg") or {}
+    return bool(section.get("enabled")) or policy.get("training_backend") == "dtensor"
 
 
 def machine_defaults(cluster: Mapping[str, Any]) -> dict[str, Any]:

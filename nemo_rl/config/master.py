@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from nemo_rl.config.backends import parallel_dims
 from nemo_rl.config.base import BaseConfig, merge, plain
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.data import DataConfig
@@ -82,14 +83,7 @@ class MasterConfig(BaseConfig):
         Raises:
             ConfigurationError: they do not divide the world size.
         """
-        megatron = self.policy.megatron_cfg
-        return ParallelDims(
-            world_size=self.cluster.world_size,
-            tp=megatron.tensor_model_parallel_size,
-            pp=megatron.pipeline_model_parallel_size,
-            cp=megatron.context_parallel_size,
-            ep=megatron.expert_model_parallel_size,
-        )
+        return parallel_dims(self.policy, self.cluster.world_size)
 
     @property
     def max_prompt_length(self) -> int:

@@ -32,8 +32,8 @@ class DDPConfig(BaseConfig):
 class MegatronConfig(BaseConfig):
     """How Megatron splits and runs the model."""
 
-    enabled: bool = True
-    """Train with Megatron."""
+    enabled: bool | None = None
+    """Train with Megatron; None: unless another backend is on."""
     tensor_model_parallel_size: int = Field(1, ge=1)
     """Processes that share every layer; divides attention and key-value heads."""
     pipeline_model_parallel_size: int = Field(1, ge=1)

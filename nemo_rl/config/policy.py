@@ -6,12 +6,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from nemo_rl.config import backends
 from nemo_rl.config.base import BaseConfig
-from nemo_rl.config.dormant import (
-    DTensorConfig,
-    DynamicBatchingConfig,
-    SequencePackingConfig,
-)
+from nemo_rl.config.dormant import DynamicBatchingConfig, SequencePackingConfig
+from nemo_rl.config.dtensor import DTensorConfig
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.config.megatron import MegatronConfig
 from nemo_rl.config.optimizer import OptimizerConfig, SchedulerConfig
@@ -73,8 +71,10 @@ class PolicyConfig(BaseConfig):
     """Which optimizer, and its arguments."""
     scheduler: list[SchedulerConfig] | None = None
     """Phases of the learning rate; None keeps it constant."""
+    training_backend: str | None = None
+    """Engine that trains: a registered name or "module:Class"; None: see enabled."""
     dtensor_cfg: DTensorConfig = Field(default_factory=DTensorConfig)
-    """Not available."""
+    """How PyTorch's own parallelism splits and runs a Hugging Face model."""
     megatron_cfg: MegatronConfig = Field(default_factory=MegatronConfig)
     """How Megatron splits and runs the model."""
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
@@ -110,6 +110,13 @@ class PolicyConfig(BaseConfig):
             raise ValueError("is empty; expected a folder or a model's name.")
         return value
 
+    @field_validator("training_backend")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            backends.check_name("training", value)
+        return value
+
     @field_validator("scheduler")
     @classmethod
     def _phases_meet(
@@ -117,6 +124,11 @@ class PolicyConfig(BaseConfig):
     ) -> list[SchedulerConfig] | None:
         check_phases(value)
         return value
+
+    @model_validator(mode="after")
+    def _one_training_backend(self) -> Self:
+        backends.check_backends(self)
+        return self
 
     @model_validator(mode="after")
     def _one_place_for_each_setting(self) -> Self:

@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from nemo_rl.config.backends import (
+    model_sizes,
+    tensor_parallel_key,
+    training_backend,
+)
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.parallel import ParallelDims, divisors, nearest
 from nemo_rl.config.policy import PolicyConfig
@@ -31,14 +36,15 @@ def validate_master(config: MasterConfig) -> None:
         )
     megatron, cluster = config.policy.megatron_cfg, config.cluster
     dims = config.parallel_dims
-    if megatron.layer_spec == "te" and not cluster.use_gpus:
+    on = training_backend(config.policy) == "megatron"
+    if on and megatron.layer_spec == "te" and not cluster.use_gpus:
         raise ConfigurationError(
             "policy.megatron_cfg.layer_spec='te' needs GPUs, but "
             "cluster.gpus_per_node=0: set it to 'auto' or 'torch'."
         )
     if cluster.use_gpus and dims.tp > cluster.gpus_per_node:
         raise ConfigurationError(
-            f"policy.megatron_cfg.tensor_model_parallel_size={dims.tp} exceeds "
+            f"{tensor_parallel_key(config.policy)}={dims.tp} exceeds "
             f"cluster.gpus_per_node={cluster.gpus_per_node}: tensor-parallel processes "
             "exchange data in every layer and must share a node. Nearest valid: "
             f"{nearest(cluster.gpus_per_node, divisors(cluster.gpus_per_node))}."
@@ -122,26 +128,26 @@ def validate_model_shape(
     shape = {**hf_config, **policy.hf_config_overrides}
     if isinstance(shape.get("text_config"), Mapping):
         shape = {**shape, **shape["text_config"]}
-    model, megatron = policy.model_name, policy.megatron_cfg
+    model, key = policy.model_name, tensor_parallel_key(policy)
     heads = shape.get("num_attention_heads")
-    tp = megatron.tensor_model_parallel_size
+    tp, pp = model_sizes(policy)
     if heads is not None:
         kv_heads = shape.get("num_key_value_heads") or heads
         valid = [d for d in divisors(heads) if kv_heads % d == 0]
         if tp not in valid:
             raise ConfigurationError(
-                f"policy.megatron_cfg.tensor_model_parallel_size={tp} does not divide "
+                f"{key}={tp} does not divide "
                 f"{heads} attention heads and {kv_heads} key-value heads of {model}; "
                 f"nearest valid: {nearest(tp, valid)}."
             )
     width = shape.get("intermediate_size")
     if width is not None and width % tp:
         raise ConfigurationError(
-            f"policy.megatron_cfg.tensor_model_parallel_size={tp} does not divide the "
+            f"{key}={tp} does not divide the "
             f"feed-forward width {width} of {model}; nearest valid: "
             f"{nearest(tp, divisors(width))}."
         )
-    layers, pp = shape.get("num_hidden_layers"), megatron.pipeline_model_parallel_size
+    layers = shape.get("num_hidden_layers")
     if layers is not None and layers % pp:
         raise ConfigurationError(
             f"policy.megatron_cfg.pipeline_model_parallel_size={pp} does not divide "

@@ -1,4 +1,4 @@
-"""A set-up MegatronBackend of a tiny model on a rank, and batches to feed it."""
+"""A set-up training engine of a tiny model on a rank, and batches to feed it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from nemo_rl.backends.factory import get_training_backend
 from nemo_rl.backends.training.base import EngineConfig
-from nemo_rl.backends.training.megatron.backend import MegatronBackend
-from nemo_rl.config.parallel import ParallelDims
+from nemo_rl.config.backends import parallel_dims, training_backend
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
 
@@ -36,11 +36,19 @@ def policy_config(tp: int = 1, pp: int = 1, **changes: Any) -> PolicyConfig:
     )
 
 
-def engine(
-    rank: RankInfo, folder: Path, config: PolicyConfig, **fields: Any
-) -> MegatronBackend:
+def dtensor_config(tp: int = 1, **changes: Any) -> PolicyConfig:
+    """The same for the DTensor backend."""
+    section = {
+        "enabled": True,
+        "tensor_parallel_size": tp,
+        **changes.pop("dtensor_cfg", {}),
+    }
+    return policy_config(dtensor_cfg=section, **changes)
+
+
+def engine(rank: RankInfo, folder: Path, config: PolicyConfig, **fields: Any) -> Any:
     """The engine of this rank, ready to train."""
-    backend = MegatronBackend()
+    backend = get_training_backend(training_backend(config))
     backend.setup(EngineConfig(rank=rank, policy=config, model_folder=folder, **fields))
     return backend
 
@@ -81,12 +89,7 @@ def shard(
     batch: dict[str, Any], rank: RankInfo, config: PolicyConfig
 ) -> dict[str, Any]:
     """This rank's data-parallel shard, global counts included."""
-    megatron = config.megatron_cfg
-    dims = ParallelDims(
-        rank.world_size,
-        tp=megatron.tensor_model_parallel_size,
-        pp=megatron.pipeline_model_parallel_size,
-    )
+    dims = parallel_dims(config, rank.world_size)
     index, size = dims.coordinates(rank.rank).dp, len(batch["input_ids"]) // dims.dp
     counted = with_counts(batch)
     return {

@@ -47,7 +47,24 @@ TESTED_ELSEWHERE = {
     "algorithms/sft/trainer.py": "functional/test_learning.py",
     "backends/generation/base.py": "unit/backends/test_factory.py",
     "backends/training/base.py": "unit/backends/test_factory.py",
+    "backends/generation/decoding.py": "unit/backends/generation/test_megatron.py",
+    "backends/generation/hf.py": "functional/test_dtensor.py",
+    "backends/training/checkpoint_files.py": (
+        "unit/backends/training/megatron/test_checkpoint.py"
+    ),
+    "backends/training/dtensor/backend.py": "functional/test_dtensor.py",
+    "backends/training/dtensor/optimizer.py": "functional/test_dtensor.py",
+    "backends/training/dtensor/step.py": "functional/test_dtensor.py",
+    "backends/training/generators.py": (
+        "unit/backends/training/megatron/test_checkpoint.py"
+    ),
+    "backends/training/hf_folder.py": (
+        "unit/backends/training/megatron/test_export.py"
+    ),
     "backends/training/megatron/optimizer.py": "functional/test_parity.py",
+    "backends/training/megatron/step.py": "functional/test_parity.py",
+    "backends/training/outputs.py": "functional/test_parity.py",
+    "backends/training/schedule.py": "unit/backends/training/megatron/test_backend.py",
     "backends/training/megatron/gemma_layers.py": "functional/test_families.py",
     "backends/training/megatron/transformer.py": (
         "unit/backends/training/megatron/test_model.py"

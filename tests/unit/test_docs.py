@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import os
 import re
 import shlex
@@ -12,10 +14,12 @@ import pytest
 import yaml
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+from nemo_rl.config.availability import UNAVAILABLE
 from nemo_rl.config.keywords import build_mapping
 from nemo_rl.config.loading import apply_overrides
+from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.config.services import LoggerConfig
-from nemo_rl.evals import EvalMasterConfig
+from nemo_rl.evals import EvalConfig, EvalMasterConfig
 from nemo_rl.evals import cli as evals_cli
 from nemo_rl.infra.monitor import SystemReading
 from nemo_rl.models import diagnose
@@ -76,6 +80,26 @@ def test_versions_are_pinned_once() -> None:
     assert f"torch=={pins['torch']} " in makefile
 
 
+def test_the_page_on_backends_names_what_is_there() -> None:
+    """Its engines are trained by tests/functional/test_own_engines.py."""
+    import ast
+
+    page = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.S):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                for name in node.names:
+                    assert import_object(f"{node.module}:{name.name}") is not None
+    (recipe, *_) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    values = yaml.safe_load(recipe)
+    assert values.pop("defaults") == "base/grpo.yaml"
+    policy = PolicyConfig.from_mapping({"model_name": "m", **values["policy"]})
+    assert policy.dtensor_cfg.tensor_parallel_size == 2
+    for section, field in UNAVAILABLE:
+        if section == "DTensorConfig":
+            assert f"`{field}`" in page
+
+
 def commands(page: str, program: str) -> list[list[str]]:
     """The arguments of every line of a page that calls a program."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -92,6 +116,18 @@ def test_evaluations_that_are_shown_can_be_asked_for() -> None:
         mapping = build_mapping(EvalMasterConfig, options.model, "eval", **keywords)
         EvalMasterConfig.from_mapping(mapping)
         assert options.dataset
+
+
+def test_every_key_and_flag_of_evaluation_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(--[\w-]+)`)? ?\|", page, flags=re.M)
+    assert [key for key, _ in rows] == list(EvalConfig.model_fields)
+    help_text = io.StringIO()
+    with contextlib.redirect_stdout(help_text), pytest.raises(SystemExit):
+        evals_cli.parse(["--help"], "nemo-rl eval")
+    flags = {*re.findall(r"^  (--[\w-]+)", help_text.getvalue(), flags=re.M)}
+    assert {flag for _, flag in rows if flag} < flags
+    assert {f for f in flags - {"--output", "--debug"} if f"`{f}`" not in page} == set()
 
 
 def test_diagnoses_that_are_shown_can_be_asked_for() -> None:

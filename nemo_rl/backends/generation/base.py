@@ -40,7 +40,7 @@ class GenerationBackend(Protocol):
     """An engine on one rank. Every rank of the group calls every method, in order."""
 
     def setup(self, config: Any) -> None:
-        """Make the engine ready to sample."""
+        """Make the engine ready to sample; gets the training engine of the rank."""
 
     def generate(
         self, prompts: Mapping[str, Any], sampling_params: SamplingParams
@@ -63,7 +63,10 @@ class GenerationBackend(Protocol):
         ...
 
     def update_weights(self, state_dict: Any) -> None:
-        """Take new weights; nothing to do for an engine that shares them."""
+        """Take new weights, a dict of names to tensors.
+
+        Not called where the engine has an attribute ``shares_weights`` that is true.
+        """
 
     def shutdown(self) -> None:
         """Release memory."""

@@ -1,4 +1,4 @@
-"""Prepare one process for Megatron: device, torch.distributed backend, CPU shim.
+"""Prepare one process: device, torch.distributed backend, Megatron's CPU shim.
 
 ``setup()`` runs in every worker before ``megatron`` is imported. Everything above it
 asks the returned ``Platform`` and never looks at the device itself.
@@ -51,9 +51,14 @@ class Platform:
         """Peak bytes held by this process: device memory on GPU, RSS on CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
-        import resource
+        return peak_resident_bytes()
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def peak_resident_bytes() -> int:
+    """Most main memory that this process ever held."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 _CPU_OVERRIDES: dict[str, Any] = {
@@ -68,12 +73,15 @@ _CPU_OVERRIDES: dict[str, Any] = {
 }
 
 
-def setup(rank: RankInfo, *, threads: int | None = None) -> Platform:
+def setup(
+    rank: RankInfo, *, threads: int | None = None, megatron: bool = True
+) -> Platform:
     """Bind the device, install the CPU shim where needed, join the process group.
 
     Args:
         rank: this process's place; rank 0's address is the rendezvous.
         threads: intra-op threads of a CPU rank; None leaves torch's setting.
+        megatron: whether this process will import megatron-core.
 
     Raises:
         ResourceError: a GPU was promised and this process sees none.
@@ -81,7 +89,7 @@ def setup(rank: RankInfo, *, threads: int | None = None) -> Platform:
     # Advice on optional libraries, repeated by every rank.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\.")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"megatron\.")
-    platform = _gpu_platform(rank) if rank.use_gpu else _cpu_platform(threads)
+    platform = _gpu_platform(rank) if rank.use_gpu else _cpu_platform(threads, megatron)
     if not dist.is_initialized():
         dist.init_process_group(
             platform.dist_backend,
@@ -115,10 +123,11 @@ def _gpu_platform(rank: RankInfo) -> Platform:
     )
 
 
-def _cpu_platform(threads: int | None) -> Platform:
-    from nemo_rl.backends.platform import cpu_shim
+def _cpu_platform(threads: int | None, megatron: bool) -> Platform:
+    if megatron:
+        from nemo_rl.backends.platform import cpu_shim
 
-    cpu_shim.install()
+        cpu_shim.install()
     if threads is not None:
         torch.set_num_threads(threads)
     return Platform(

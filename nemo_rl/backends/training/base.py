@@ -117,7 +117,13 @@ class TrainingBackend(Protocol):
         """Join the process group, build the model, load the initial weights."""
 
     def train_step(self, batch: Batch, loss_fn: LossFunction) -> dict[str, Any]:
-        """One optimizer step on one global batch; returns metrics."""
+        """One optimizer step on this replica's shard of one global batch.
+
+        Returns:
+            ``micro_metrics``, one dict of metric shares per micro-batch, with the loss
+            share under ``"loss"``; ``grad_norm`` and ``learning_rate`` where known. A
+            dict of numbers without ``micro_metrics`` counts as one micro-batch.
+        """
         ...
 
     def get_logprobs(self, batch: Batch) -> Tensor | None:

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "GenerationDatumSpec": "nemo_rl.data.interfaces",
         "GenerationInterface": "nemo_rl.models.generation.interfaces",
         "GenerationOutputSpec": "nemo_rl.data.interfaces",
+        "HuggingFaceGeneration": "nemo_rl.models.generation.hf",
     },
     later=LATER[__name__],
 )

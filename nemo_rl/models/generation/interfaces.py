@@ -7,11 +7,13 @@ Knows no engine. The datum shapes and the configuration are defined in ``data`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.data.interfaces import GenerationDatumSpec, GenerationOutputSpec
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.utils.exceptions import ConfigurationError
 
 __all__ = [
     "GenerationConfig",
@@ -50,3 +52,14 @@ class GenerationInterface(ABC):
     @abstractmethod
     def finish_generation(self, *args: Any, **kwargs: Any) -> Any:
         """Let go of what only generation needs."""
+
+    def update_weights(self, weights: Mapping[str, Any]) -> None:
+        """Take new weights: Hugging Face names to full tensors.
+
+        Raises:
+            ConfigurationError: this generator cannot.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} defines no update_weights: it cannot follow a "
+            "policy that learns."
+        )

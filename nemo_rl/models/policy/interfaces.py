@@ -26,9 +26,16 @@ class PolicyInterface(ABC):
     def get_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
         """``logprobs`` [B, S] fp32 of the tokens under the current weights."""
 
-    @abstractmethod
     def get_reference_logprobs(self, data: BatchedDataDict) -> BatchedDataDict:
-        """``reference_policy_logprobs`` [B, S] fp32 under the initial weights."""
+        """``reference_policy_logprobs`` [B, S] fp32 under the initial weights.
+
+        Raises:
+            ConfigurationError: this policy keeps none.
+        """
+        raise ConfigurationError(
+            f"{type(self).__name__} defines no get_reference_logprobs: set "
+            "loss_fn.reference_policy_kl_penalty to 0, or define it."
+        )
 
     @abstractmethod
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:

@@ -8,23 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nemo_rl.backends.factory import own_classes
 from nemo_rl.backends.training.base import LossFunction
-from nemo_rl.config.parallel import ParallelDims
+from nemo_rl.config.backends import (
+    generation_backend,
+    parallel_dims,
+    training_backend,
+    worker_env,
+)
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.config.validation import validate_model_shape
 from nemo_rl.converters.families import model_spec, rules_for
 from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import matmul_parameters
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import VirtualCluster
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.metrics.throughput import tflops_per_worker, training_flops
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
+from nemo_rl.models.policy.in_use import InUse
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.training_policy import TrainingPolicy
 from nemo_rl.models.policy.workers import PolicyWorker
 from nemo_rl.utils.exceptions import ConfigurationError
-from nemo_rl.utils.suggest import did_you_mean
 
 
 class Policy(PolicyInterface):
@@ -56,23 +63,21 @@ class Policy(PolicyInterface):
         threads: int | None = None,
     ) -> None:
         self.config = _policy_section(config)
-        megatron = self.config.megatron_cfg
-        self.dims = ParallelDims(
-            world_size=cluster.world_size,
-            tp=megatron.tensor_model_parallel_size,
-            pp=megatron.pipeline_model_parallel_size,
-        )
+        names = training_backend(self.config), generation_backend(self.config)
+        classes = own_classes(*names)
+        self._moves_weights = any(kind == "generation" for kind, _ in classes)
+        self.dims = parallel_dims(self.config, cluster.world_size)
         self.model_folder = resolve_model(self.config.model_name)
         hf_config = read_hf_config(self.model_folder)
         hf_config |= self.config.hf_config_overrides
-        self.spec = model_spec(hf_config, source=f"{self.model_folder}/config.json")
-        if self.config.reward_model_cfg.enabled:
+        self.spec = _spec(hf_config, self.model_folder, needed=names[0] == "megatron")
+        if self.spec is not None and self.config.reward_model_cfg.enabled:
             self.spec = self.spec.with_score()
         validate_model_shape(self.config, hf_config)
         self.workers = cluster.start_workers(
             PolicyWorker,
             num_workers=self.dims.world_size,
-            env=megatron.env_vars,
+            env=worker_env(self.config),
             init_kwargs={
                 "policy": self.config.to_dict(),
                 "model_folder": str(self.model_folder),
@@ -82,6 +87,7 @@ class Policy(PolicyInterface):
                 "teacher_folder": str(resolve_model(teacher)) if teacher else None,
                 "seed": seed,
                 "threads": threads,
+                "classes": classes,
             },
         )
         self.training = TrainingPolicy(self.workers, self.dims, self.config)
@@ -92,7 +98,7 @@ class Policy(PolicyInterface):
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """Sample one response per row; see ``GenerationPolicy.generate``."""
-        if self.spec.scored:
+        if self.config.reward_model_cfg.enabled:
             raise ConfigurationError(
                 "a reward model generates nothing: it has a score in place of a "
                 "distribution over tokens (policy.reward_model_cfg.enabled)"
@@ -109,7 +115,7 @@ class Policy(PolicyInterface):
 
     def get_scores(self, data: BatchedDataDict) -> BatchedDataDict:
         """``scores`` [B] fp32 of a reward model."""
-        if not self.spec.scored:
+        if not self.config.reward_model_cfg.enabled:
             return super().get_scores(data)
         return self.training.get_scores(data)
 
@@ -117,6 +123,8 @@ class Policy(PolicyInterface):
         """Update the weights; see ``TrainingPolicy.train``. Adds the model FLOPs."""
         started = time.perf_counter()
         metrics = self.training.train(data, loss_fn)
+        if self.spec is None:
+            return metrics
         flops = training_flops(
             data["input_lengths"].tolist(),
             parameters=matmul_parameters(rules_for(self.spec), self.spec),
@@ -130,7 +138,17 @@ class Policy(PolicyInterface):
         return metrics
 
     def refit(self) -> None:
-        """Give the generator the trained weights: it shares them, nothing moves."""
+        """Give the generator the trained weights; ours share them, nothing moves."""
+        if self._moves_weights:
+            self.training.refit()
+
+    def export_weights(self) -> dict[str, Any]:
+        """All weights as full tensors under their Hugging Face names, on the CPU."""
+        return self.training.export_weights()
+
+    def import_weights(self, weights: Mapping[str, Any]) -> None:
+        """Replace all weights: Hugging Face names to full tensors on the CPU."""
+        self.training.import_weights(dict(weights))
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
@@ -148,52 +166,60 @@ class Policy(PolicyInterface):
         """End the workers."""
         self.workers.shutdown()
 
+    @property
+    def dtensor_cfg(self) -> InUse:
+        """The section that the workers were started with; it cannot be changed."""
+        return InUse(self.config.dtensor_cfg, "policy.dtensor_cfg")
 
-class MegatronPolicy(Policy):
-    """A policy by keywords, on a cluster of its own.
+    @property
+    def megatron_cfg(self) -> InUse:
+        """The section that the workers were started with; it cannot be changed."""
+        return InUse(self.config.megatron_cfg, "policy.megatron_cfg")
 
-    Args:
-        model_name: folder or name of the model.
-        tokenizer: as for ``Policy``.
-        cluster: None starts a process in place for one worker.
-        **kwargs: fields of ``policy.megatron_cfg`` or of the policy section.
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether layers are recomputed in the backward pass; fixed at the start."""
+        return self._engine_section().activation_checkpointing
 
-    Example:
-        >>> MegatronPolicy("my-model", tensor_model_parallel_size=2)  # doctest: +SKIP
-    """
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, value: bool) -> None:
+        self._engine_section().activation_checkpointing = value
 
-    def __init__(
-        self,
-        model_name: str,
-        tokenizer: Any = None,
-        cluster: VirtualCluster | None = None,
-        **kwargs: Any,
-    ) -> None:
-        from nemo_rl.config.megatron import MegatronConfig
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether passes run in bfloat16; fixed at the start."""
+        return self.config.precision == "bfloat16"
 
-        layout = {
-            k: kwargs.pop(k) for k in [*kwargs] if k in MegatronConfig.model_fields
-        }
-        known = {*MegatronConfig.model_fields, *PolicyConfig.model_fields}
-        for name in [name for name in kwargs if name not in known]:
-            raise ConfigurationError(
-                f"MegatronPolicy has no option {name!r}.{did_you_mean(name, known)}"
-            )
-        section = {"model_name": model_name, "megatron_cfg": layout, **kwargs}
-        config = PolicyConfig.from_mapping(section)
-        if cluster is None:
-            from nemo_rl.distributed.local import LocalCluster
+    @mixed_precision.setter
+    def mixed_precision(self, value: bool) -> None:
+        wanted = "bfloat16" if value else "float32"
+        InUse(self.config, "policy").precision = wanted
 
-            cluster = LocalCluster()
-        super().__init__(cluster, config, tokenizer)
+    def _engine_section(self) -> Any:
+        on = training_backend(self.config) == "dtensor"
+        return self.dtensor_cfg if on else self.megatron_cfg
 
 
 def _policy_section(config: Any) -> PolicyConfig:
-    if isinstance(config, PolicyConfig):
-        return config
-    if "policy" in config:
+    if not isinstance(config, PolicyConfig) and "policy" in config:
         return _policy_section(config["policy"])
+    # A section that was changed field by field is checked as a whole here.
     return PolicyConfig.from_mapping(config)
+
+
+def _spec(
+    hf_config: Mapping[str, Any], folder: Path, *, needed: bool
+) -> ModelSpec | None:
+    """The model's shape; None for a model that only other engines than Megatron know.
+
+    They want it for the count of FLOPs alone.
+    """
+    try:
+        return model_spec(hf_config, source=f"{folder}/config.json")
+    except ConfigurationError:
+        if needed:
+            raise
+        return None
 
 
 def _stop_ids(tokenizer: Any, model_folder: Path) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.utils.exceptions import TrainingError
+from nemo_rl.utils.exceptions import DataError, TrainingError
 
 _FILES_TIMEOUT_S = 3600.0
 """A file system that answers nothing for this long ends the run with a message."""
@@ -46,12 +46,16 @@ class TrainingPolicy:
         workers: one ``PolicyWorker`` per rank.
         dims: their layout.
         config: the policy section.
+
+    Attributes:
+        one_update: make one update of every batch, whatever its size.
     """
 
     def __init__(
         self, workers: WorkerGroup, dims: ParallelDims, config: PolicyConfig
     ) -> None:
         self.workers, self.dims, self.config = workers, dims, config
+        self.one_update = False
 
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """One update per ``train_global_batch_size`` rows, in order.
@@ -66,9 +70,18 @@ class TrainingPolicy:
             (``_min``, ``_max``) over no valid token at all is left out.
 
         Raises:
+            DataError: the batch is no multiple of an update's rows.
             TrainingError: the loss or the gradient is not finite.
         """
         size = self.config.train_global_batch_size * rows_per_sample(loss_fn)
+        if self.one_update:
+            size = data.size
+        if data.size % size or size % self.dims.dp:
+            raise DataError(
+                f"a batch of {data.size} rows does not split into updates of {size} "
+                f"rows over {self.dims.dp} copies of the model: change "
+                "policy.train_global_batch_size or the number of rows."
+            )
         updates = [
             self._update(data.slice(start, start + size), loss_fn)
             for start in range(0, data.size, size)
@@ -98,8 +111,9 @@ class TrainingPolicy:
         metrics = {name: _share_sum(name, micro) for name in micro[0]}
         for name in [n for n in metrics if _extreme_of(n) and math.isinf(metrics[n])]:
             del metrics[name]
-        metrics["grad_norm"] = results[0]["grad_norm"]
-        metrics["learning_rate"] = results[0]["learning_rate"]
+        for name in ("grad_norm", "learning_rate"):
+            if name in results[0]:  # an engine of one's own may not report it
+                metrics[name] = results[0][name]
         metrics["train_cpu_s"] = sum(result["cpu_s"] for result in results)
         peak = max(result["peak_memory_bytes"] for result in results)
         metrics["peak_memory_gib_max"] = peak / 2**30
@@ -125,6 +139,23 @@ class TrainingPolicy:
         shards = shard_over_replicas(padded, self.dims)
         results = self.workers.run_per_rank(method, [(s,) for s in shards])
         return torch.cat([results[r] for r in self.dims.dp_leaders()])[:rows]
+
+    def export_weights(self) -> dict[str, torch.Tensor]:
+        """All weights as full tensors on the CPU, under their Hugging Face names."""
+        first = {self.dims.rank_of(pp=stage) for stage in range(self.dims.pp)}
+        keep = [(rank in first,) for rank in range(self.dims.world_size)]
+        parts = self.workers.run_per_rank(
+            "export_weights", keep, timeout_s=_FILES_TIMEOUT_S
+        )
+        return {name: w for part in parts if part for name, w in part.items()}
+
+    def import_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Replace all weights on every rank; the optimizer's state stays."""
+        self.workers.run_all("import_weights", weights, timeout_s=_FILES_TIMEOUT_S)
+
+    def refit(self) -> None:
+        """Give generators that have weights of their own the trained ones."""
+        self.workers.run_all("refit", timeout_s=_FILES_TIMEOUT_S)
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
@@ -171,7 +202,7 @@ def _combine(name: str, values: list[float]) -> float:
 
 
 def _check_finite(metrics: dict[str, float]) -> None:
-    for name in ("loss", "grad_norm"):
+    for name in [n for n in ("loss", "grad_norm") if n in metrics]:
         if not torch.isfinite(torch.tensor(metrics[name])):
             raise TrainingError(
                 f"{name} is {metrics[name]}. The weights are no longer usable; resume "

@@ -14,7 +14,12 @@ from nemo_rl.utils.exceptions import ConfigurationError
 
 @pytest.fixture(autouse=True)
 def own_names(monkeypatch):
-    monkeypatch.setattr(factory, "_REGISTERED", {"training": {}, "generation": {}})
+    for names in factory.REGISTERED.values():
+        for name in [*names]:
+            monkeypatch.delitem(names, name)
+    yield
+    for names in factory.REGISTERED.values():
+        names.clear()
 
 
 def test_built_in_engines_are_found():
@@ -23,6 +28,11 @@ def test_built_in_engines_are_found():
 
     assert type(get_training_backend("megatron")) is MegatronBackend
     assert type(get_generation_backend("megatron")) is MegatronInferenceBackend
+    from nemo_rl.backends.generation.hf import HFBackend
+    from nemo_rl.backends.training.dtensor import DTensorBackend
+
+    assert type(get_training_backend("dtensor")) is DTensorBackend
+    assert type(get_generation_backend("hf")) is HFBackend
 
 
 def test_registered_engine_is_found_under_its_kind_alone():
@@ -56,5 +66,20 @@ def test_unknown_and_absent_engines_say_what_to_use():
         get_training_backend("megatorn")
     with pytest.raises(ConfigurationError, match="'vllm' is not part.*use 'megatron'"):
         get_generation_backend("vllm")
-    with pytest.raises(ConfigurationError, match="'dtensor' is not part"):
-        get_training_backend("dtensor")
+    with pytest.raises(ConfigurationError, match="no module named nowhere"):
+        get_training_backend("nowhere:Engine")
+
+
+def test_classes_of_the_driver_are_known_in_a_worker():
+    @register_training_backend("mine")
+    class Mine:
+        pass
+
+    name = "tests.fakes.workers:FakeWorkers"
+    classes = factory.own_classes("mine", name)
+    assert classes[("training", "mine")] is Mine
+    assert classes[("generation", name)].__name__ == "FakeWorkers"
+    assert factory.own_classes("megatron", "") == {}
+    factory.REGISTERED["training"].clear()
+    factory.adopt(classes)
+    assert type(get_training_backend("mine")) is Mine

@@ -27,8 +27,3 @@ def test_off_by_default_and_cannot_be_switched_on(section: type[BaseConfig]) -> 
 def test_misspelt_keys_are_still_found(section: type[BaseConfig]) -> None:
     with pytest.raises(ConfigurationError, match="Did you mean enabled?"):
         section(enabeld=False)
-
-
-def test_version_of_a_backend_is_dropped() -> None:
-    config = dormant.DTensorConfig.from_mapping({"_v2": True, "cpu_offload": True})
-    assert config.cpu_offload is True and "_v2" not in config.to_dict()

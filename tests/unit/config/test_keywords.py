@@ -133,3 +133,16 @@ def test_gpus_are_counted_by_their_device_files(
 def test_machine_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nemo_rl.config.keywords.count_gpus", lambda: 4)
     assert machine_defaults({}) == {"cluster": {"gpus_per_node": 4}}
+
+
+def test_tensor_parallel_size_is_that_of_the_backend_that_is_on() -> None:
+    assert grpo(tensor_parallel_size=1).policy.dtensor_cfg.tensor_parallel_size == 1
+    for chosen in (
+        {"dtensor_cfg": {"enabled": True}},
+        {"policy": {"dtensor_cfg": {"enabled": True}}},
+        {"training_backend": "dtensor"},
+    ):
+        config = grpo(tensor_parallel_size=2, cpu_workers_per_node=2, **chosen)
+        assert config.policy.dtensor_cfg.tensor_parallel_size == 2
+        assert config.policy.megatron_cfg.tensor_model_parallel_size == 1
+        assert config.parallel_dims.tp == 2

@@ -8,7 +8,7 @@ from nemo_rl.utils.exceptions import ConfigurationError
 
 def test_defaults_are_one_process_and_exact_sums() -> None:
     config = MegatronConfig()
-    assert config.enabled and config.layer_spec == "auto"
+    assert config.enabled is None and config.layer_spec == "auto"
     assert config.tensor_model_parallel_size == 1
     assert config.pipeline_model_parallel_size == 1
     assert config.use_distributed_optimizer

@@ -14,7 +14,7 @@ def test_defaults_of_the_reference() -> None:
     assert policy.precision == "bfloat16"
     assert policy.max_grad_norm == 1.0
     assert policy.optimizer.kwargs.lr == 1e-6
-    assert policy.megatron_cfg.enabled and not policy.dtensor_cfg.enabled
+    assert policy.megatron_cfg.enabled is None and not policy.dtensor_cfg.enabled
 
 
 @pytest.mark.parametrize("name", ["", "  "])

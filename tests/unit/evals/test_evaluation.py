@@ -91,6 +91,14 @@ def test_own_reward_threshold_and_limit(model) -> None:
     assert result.facts["num_prompts"] == 1
 
 
+def test_a_reward_by_name_is_looked_for_beside_the_caller(model, tmp_path) -> None:
+    code = "def score(prompt, response):\n    return 0.25 * len(response)\n"
+    (tmp_path / "eval_rewards.py").write_text(code)
+    name = "eval_rewards.py:score"
+    result = ask(model, env={}, reward_fn=name, recipe_dir=tmp_path, num_samples=2)
+    assert result["reward"] == 0.125
+
+
 def test_data_by_name_is_its_validation_split(model, caplog) -> None:
     result = ask(
         model,

@@ -5,7 +5,9 @@ Not covered: their servers.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,32 @@ OFFLINE = {"project": "p", "name": None, "mode": "offline"}
 
 
 def records(folder: Path) -> list[Any]:
-    """Everything that the runs below a folder would send, in order."""
+    """Everything that the finished runs below a folder would send, in order.
+
+    W&B's own process writes it, and may be behind.
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        files = sorted(folder.rglob("run-*.wandb"))
+        runs = [read_run(file) for file in files]
+        if all(run and run[-1].HasField("exit") for run in runs):
+            return [record for run in runs for record in run]
+        assert time.monotonic() < deadline, "a run has no end"
+        time.sleep(0.05)
+
+
+def read_run(file: Path) -> list[Any]:
+    """The records of a run up to its end."""
     from wandb.proto import wandb_internal_pb2
     from wandb.sdk.internal.datastore import DataStore
 
-    found = []
-    for file in sorted(folder.rglob("run-*.wandb")):
-        store = DataStore()
+    found, store = [], DataStore()
+    with contextlib.suppress(AssertionError):  # the last record is half written
         store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
+        while not (found and found[-1].HasField("exit")):
+            data = store.scan_data()
+            if data is None:
+                break
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             found.append(record)

@@ -25,6 +25,8 @@ from nemo_rl.backends.training.base import (
     rows_per_sample,
     teacher_topk,
 )
+from nemo_rl.backends.training.micro_batches import split_micro_batches
+from nemo_rl.backends.training.schedule import set_learning_rate
 from nemo_rl.converters.families import model_spec, score_config
 from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.converters.model_spec import ModelSpec
@@ -97,7 +99,6 @@ class MegatronBackend:
             stage ``micro_metrics``: one dict of floats per micro-batch.
         """
         from nemo_rl.backends.training.megatron import step
-        from nemo_rl.backends.training.megatron.optimizer import set_learning_rate
 
         self.ddp.train()
         self.ddp.zero_grad_buffer()
@@ -245,8 +246,6 @@ class MegatronBackend:
         return step.forward_only(self._context(), micro, len(batch["input_ids"]))
 
     def _micro_batches(self, batch: Batch, size: int) -> list[dict[str, Tensor]]:
-        from nemo_rl.backends.training.megatron.step import split_micro_batches
-
         multiple = self.config.make_sequence_length_divisible_by
         return split_micro_batches(batch, size, self.platform.device, multiple=multiple)
 

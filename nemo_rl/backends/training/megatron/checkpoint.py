@@ -6,11 +6,7 @@ of each rank are kept beside it and restored when the layout is the same.
 
 from __future__ import annotations
 
-import json
-import pickle
 import queue
-import random
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +21,22 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.validation import StrictHandling
-from torch.distributed.checkpoint.api import CheckpointException
 
+from nemo_rl.backends.training.checkpoint_files import (
+    GENERATORS,
+    WEIGHTS,
+    read_contents,
+    reading,
+    write_description,
+    writing,
+)
+from nemo_rl.backends.training.generators import (
+    read_generators,
+    save_generators,
+    set_generators,
+)
 from nemo_rl.backends.training.megatron.optimizer_state import as_own, own_record
 from nemo_rl.converters.formats.dist_checkpoint import COMMON, read_index
-from nemo_rl.converters.formats.hf import HF_PART, copy_companions, write_config
-from nemo_rl.utils.exceptions import CheckpointError
 
 _SHARDING = {
     "distrib_optim_sharding_type": "fully_reshardable",
@@ -38,25 +44,6 @@ _SHARDING = {
     "chained_optim_avoid_prefix": True,
     "singleton_local_shards": False,
 }
-_CONTENTS = "contents.json"
-_UNWRITABLE = (
-    OSError,
-    CheckpointingException,
-    CheckpointException,  # torch's own, a BaseException
-    RuntimeError,
-)
-# What readers of JSON, pickles, archives and shards raise for a file cut or altered.
-_UNREADABLE = (
-    *_UNWRITABLE,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    CheckpointError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
 
 
 def _sharded_state(model: Any, optimizer: Any, *, loading: bool) -> dict[str, Any]:
@@ -98,7 +85,7 @@ def save(
     Raises:
         CheckpointError: the files could not be written.
     """
-    weights = path / "weights"
+    weights = path / WEIGHTS
     # Megatron would start a manager process for this queue, of which nobody is the
     # parent once this rank is killed. A save that waits needs no second process.
     filesystem_async._results_queue = queue.SimpleQueue()
@@ -107,7 +94,7 @@ def save(
     )
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     state = {**_sharded_state(model, optimizer, loading=False), "common": common}
-    try:
+    with writing(path, CheckpointingException):
         weights.mkdir(exist_ok=True)
         dist_checkpointing.save(
             state,
@@ -115,18 +102,11 @@ def save(
             FullyParallelSaveStrategyWrapper(strategy, group),
             content_metadata=dict(_SHARDING),
         )
-        _save_generators(path / "generators")
+        tracked = dict(_tracker().get_states())
+        save_generators(path / GENERATORS, _layout(), megatron=tracked)
         if dist.get_rank() == 0:
-            contents = {"optimizer": optimizer is not None}
-            (path / _CONTENTS).write_text(json.dumps(contents) + "\n")
-            (path / HF_PART).mkdir(exist_ok=True)
-            copy_companions(description[0], path / HF_PART)
-            write_config(path / HF_PART, description[1])
-    except _UNWRITABLE as error:
-        raise CheckpointError(
-            f"could not write the checkpoint in {path}: {_reason(error)}. Check that "
-            "the disk has room and that every node sees checkpointing.checkpoint_dir."
-        ) from error
+            contents = {"engine": "megatron", "optimizer": optimizer is not None}
+            write_description(path, *description, **contents)
 
 
 def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -138,18 +118,12 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or damaged files, or another model's shapes.
     """
-    try:
-        with_optimizer = json.loads((path / _CONTENTS).read_text())["optimizer"]
-        saved = optimizer if with_optimizer else None
-        _refuse_code(path / "weights")
-        state = read_weights(path / "weights", model, saved)
-        generators = _read_generators(path / "generators")
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"could not read the checkpoint in {path}: {_reason(error)}. It may be "
-            "damaged or belong to another model; move it away to start from the base "
-            "weights."
-        ) from error
+    contents = read_contents(path, "megatron")
+    with reading(path, CheckpointingException):
+        saved = optimizer if contents["optimizer"] else None
+        _refuse_code(path / WEIGHTS)
+        state = read_weights(path / WEIGHTS, model, saved)
+        generators = read_generators(path / GENERATORS, _layout())
     model.load_state_dict(state["model"])
     if saved is not None:
         with torch.no_grad():
@@ -158,7 +132,8 @@ def load(path: Path, model: Any, optimizer: Any) -> dict[str, Any]:
         # bf16 weights have fp32 masters in the optimizer, which would undo the load.
         optimizer.reload_model_params()
     if generators is not None:
-        _set_generators(generators)
+        set_generators(generators)
+        _tracker().set_states(generators["megatron"])
     return state.get("common", {})
 
 
@@ -166,14 +141,6 @@ def _refuse_code(weights: Path) -> None:
     """Megatron unpickles two of its files as they are: look at them first."""
     read_index(weights)
     torch.load(weights / COMMON, weights_only=True)
-
-
-def _reason(error: BaseException) -> str:
-    """One line; torch's own exception lists a traceback per rank."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def read_weights(weights: Path, model: Any, optimizer: Any) -> dict[str, Any]:
@@ -209,38 +176,7 @@ def _layout() -> dict[str, int]:
     }
 
 
-def _save_generators(folder: Path) -> None:
+def _tracker() -> Any:
     from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
-    folder.mkdir(exist_ok=True)
-    version, numbers, gauss = random.getstate()
-    state = {
-        "layout": _layout(),
-        "torch": torch.get_rng_state(),
-        "python": [version, list(numbers), gauss],
-        "megatron": dict(get_cuda_rng_tracker().get_states()),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    torch.save(state, folder / f"rank{dist.get_rank():05d}.pt")
-
-
-def _read_generators(folder: Path) -> dict[str, Any] | None:
-    """This rank's generators, None where another layout wrote them."""
-    file = folder / f"rank{dist.get_rank():05d}.pt"
-    if not file.exists():
-        return None
-    state = torch.load(file, weights_only=True)
-    # Another layout has other streams; every rank then keeps its fresh seeds.
-    return state if state["layout"] == _layout() else None
-
-
-def _set_generators(state: dict[str, Any]) -> None:
-    from megatron.core.tensor_parallel import get_cuda_rng_tracker
-
-    torch.set_rng_state(state["torch"])
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    get_cuda_rng_tracker().set_states(state["megatron"])
-    if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])
+    return get_cuda_rng_tracker()

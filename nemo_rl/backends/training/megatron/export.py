@@ -11,17 +11,15 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_rl.backends.training.hf_folder import write_hf_folder
 from nemo_rl.backends.training.megatron.model import (
     PolicyModel,
     is_divided,
     weights_of_rank,
 )
 from nemo_rl.converters.families import rules_for
-from nemo_rl.converters.formats.hf import finish_folder
-from nemo_rl.converters.formats.safetensors_stream import SafetensorsStream
 from nemo_rl.converters.model_spec import ModelSpec
 from nemo_rl.converters.rules import WeightRule
-from nemo_rl.utils.exceptions import CheckpointError
 
 
 @torch.no_grad()
@@ -86,8 +84,7 @@ def save_hf(
 ) -> None:
     """Write a Hugging Face folder; every rank must call it.
 
-    One rank per pipeline stage writes its shards; rank 0 then names them and adds
-    configuration and tokenizer. No rank holds more than one shard.
+    One rank per pipeline stage writes its shards.
 
     Args:
         folder: existing folder that all ranks see.
@@ -107,26 +104,12 @@ def save_hf(
         for rule in rules
         for name, dims in rule.hf.items()
     ]
-    prefix = f"stage{stage:03d}"
-    writer = SafetensorsStream(folder, names, prefix=prefix) if is_writer else None
-    try:
-        for name, tensor in export_weights(model, spec):
-            if writer is not None:
-                writer.add(name, tensor.cpu())
-        own = (stage, writer.close()) if writer else None
-    except OSError as error:
-        raise CheckpointError(
-            f"could not write the model in {folder}: {error}. Free disk space or "
-            "choose another checkpointing.checkpoint_dir."
-        ) from None
-    finally:
-        if writer is not None:
-            writer.abandon()
-    written: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(written, own)
-    if dist.get_rank() == 0:
-        parts = [part for _, part in sorted(filter(None, written), key=lambda w: w[0])]
-        dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-        changes = {**overrides, "dtype": dtype}
-        finish_folder(folder, parts, source=source, config_changes=changes)
-    dist.barrier()
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    write_hf_folder(
+        folder,
+        names if is_writer else None,
+        export_weights(model, spec),
+        part=stage,
+        source=source,
+        changes={**overrides, "dtype": dtype},
+    )

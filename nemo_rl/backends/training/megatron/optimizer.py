@@ -1,4 +1,4 @@
-"""Megatron's optimizer from the policy section, and its learning rate per update."""
+"""Megatron's optimizer and gradient buffers from the policy section."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from megatron.core.distributed import (
     DistributedDataParallelConfig,
     finalize_model_grads,
 )
-from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import (
+    OptimizerConfig,
+    get_megatron_optimizer,
+    get_standard_config_overrides,
+)
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from nemo_rl.backends.training.megatron.model import PolicyModel
 from nemo_rl.config.policy import PolicyConfig
-from nemo_rl.config.schedule import learning_rate_at
 
 
 def wrap_ddp(
@@ -78,18 +81,9 @@ def build_optimizer(policy: PolicyConfig, model: DistributedDataParallel) -> Any
         params_dtype=torch.bfloat16 if bf16 else torch.float32,
         use_distributed_optimizer=policy.megatron_cfg.use_distributed_optimizer,
     )
-    return get_megatron_optimizer(config, [model])
-
-
-def set_learning_rate(optimizer: Any, policy: PolicyConfig, updates: int) -> float:
-    """Set the rate of the next update; returns it.
-
-    Args:
-        optimizer: what ``build_optimizer`` returned.
-        policy: peak rate and schedule.
-        updates: updates already made.
-    """
-    rate = learning_rate_at(updates, policy.optimizer.kwargs.lr, policy.scheduler)
+    overrides = get_standard_config_overrides(config)
+    optimizer = get_megatron_optimizer(config, [model], config_overrides=overrides)
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        # Megatron leaves this to its scheduler, in whose place we set the rate.
+        group["weight_decay"] = kwargs.weight_decay * group["wd_mult"]
+    return optimizer

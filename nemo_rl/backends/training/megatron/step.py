@@ -22,13 +22,8 @@ from nemo_rl.backends.training.base import (
     ModelOutput,
     needs_entropy,
 )
-from nemo_rl.backends.training.logprobs import (
-    likeliest_tokens,
-    token_entropy,
-    token_logprobs,
-)
-
-_NEVER_PADDED = ("global_valid_tokens", "global_valid_seqs")
+from nemo_rl.backends.training.micro_batches import call_loss, predicted_positions
+from nemo_rl.backends.training.outputs import Reading, likeliest_of, output_of
 
 
 @dataclass(frozen=True)
@@ -51,70 +46,15 @@ class ForwardContext:
     chunk: int | None = None
     scored: bool = False
 
-
-def split_micro_batches(
-    batch: Batch, size: int, device: torch.device, *, multiple: int = 1
-) -> list[dict[str, Tensor]]:
-    """Cut a shard into equal micro-batches on the device.
-
-    Columns beyond the longest row are dropped. The last micro-batch is filled up with
-    rows whose masks are zero, because the pipeline schedule wants equal shapes.
-
-    Args:
-        batch: tensors [B, ...] with ``input_ids`` [B, S] and ``input_lengths`` [B];
-            values that are not tensors are left out.
-        size: rows of a micro-batch.
-        device: target device.
-        multiple: the number of columns becomes a multiple of this.
-    """
-    longest = max(int(batch["input_lengths"].max()), 2)
-    longest += -longest % multiple
-    rows, columns = batch["input_ids"].shape
-    tensors: dict[str, Tensor] = {}
-    for key, value in batch.items():
-        if not isinstance(value, Tensor):
-            continue
-        if value.dim() and value.shape[0] == rows and key not in _NEVER_PADDED:
-            if value.dim() > 1 and value.shape[1] == columns:
-                value = _fit_columns(value, longest)
-            missing = -rows % size
-            if missing:
-                value = torch.cat([value, value.new_zeros(missing, *value.shape[1:])])
-        tensors[key] = value.to(device)
-    total = rows + (-rows % size)
-    return [
-        {
-            key: value if key in _NEVER_PADDED else value[start : start + size]
-            for key, value in tensors.items()
-        }
-        for start in range(0, total, size)
-    ]
-
-
-def _fit_columns(value: Tensor, columns: int) -> Tensor:
-    missing = columns - value.shape[1]
-    if missing <= 0:
-        return value[:, :columns]
-    filler = value.new_zeros(value.shape[0], missing, *value.shape[2:])
-    return torch.cat([value, filler], dim=1)
-
-
-def predicted_positions(micro: Batch) -> Tensor:
-    """[b, S] bool: positions whose next token's log-probability is wanted.
-
-    At least one is always set, so that every rank enters the same collectives and the
-    loss keeps a graph, also for a micro-batch without a single response token.
-    """
-    mask = micro.get("token_mask")
-    if mask is None:
-        positions = torch.arange(micro["input_ids"].shape[1])
-        lengths = micro["input_lengths"].cpu()
-        mask = (positions[None] < lengths[:, None]).to(micro["input_ids"].device)
-    select = torch.zeros_like(micro["input_ids"], dtype=torch.bool)
-    select[:, :-1] = mask[:, 1:] > 0
-    if not bool(select.any()):
-        select[0, 0] = True
-    return select
+    @property
+    def reading(self) -> Reading:
+        """How the logits of a tensor-parallel rank are read."""
+        return Reading(
+            vocab_size=self.vocab_size,
+            temperature=self.temperature,
+            tp_group=parallel_state.get_tensor_model_parallel_group(),
+            chunk=self.chunk,
+        )
 
 
 def last_positions(micro: Batch) -> Tensor:
@@ -146,31 +86,7 @@ def _output(
     if context.scored:
         nothing = logits.new_full(select.shape, torch.nan)
         return ModelOutput(nothing, scores=logits[0, :, 0].float())
-    shifted = torch.zeros_like(select)
-    shifted[:, 1:] = select[:, :-1]
-    targets = micro["input_ids"][shifted]
-    chunk = context.chunk or len(targets)
-    parts = logits[0].split(chunk)
-    settings: dict[str, Any] = {
-        "vocab_size": context.vocab_size,
-        "temperature": context.temperature,
-        "tp_group": parallel_state.get_tensor_model_parallel_group(),
-    }
-
-    def dense(values: list[Tensor]) -> Tensor:
-        joined = torch.cat(values)
-        out = joined.new_zeros(*select.shape, *joined.shape[1:])
-        return out.index_put((shifted.nonzero(as_tuple=True)), joined)
-
-    def of(targets: Tensor) -> list[Tensor]:
-        pairs = zip(parts, targets.split(chunk), strict=True)
-        return [token_logprobs(part, target, **settings) for part, target in pairs]
-
-    entropies = [token_entropy(part, **settings) for part in parts if entropy]
-    topk = None
-    if "teacher_ids" in micro:
-        topk = dense(of(micro["teacher_ids"][shifted]))
-    return ModelOutput(dense(of(targets)), dense(entropies) if entropy else None, topk)
+    return output_of(context.reading, micro, select, logits[0], entropy=entropy)
 
 
 def forward_backward(
@@ -187,7 +103,7 @@ def forward_backward(
 
     def loss(micro: Batch, select: Tensor, logits: Tensor) -> tuple[Any, ...]:
         output = _output(context, micro, select, logits, entropy=needs_entropy(loss_fn))
-        share, metrics = _call_loss(loss_fn, micro, output)
+        share, metrics = call_loss(loss_fn, micro, output)
         # Clones: the schedule may scale the loss tensor in place afterwards.
         report = {key: value.detach().clone() for key, value in metrics.items()}
         report["loss"] = share.detach().clone()
@@ -199,13 +115,6 @@ def forward_backward(
         return logits, partial(loss, micro, select)
 
     return _run_schedule(context, micro_batches, step, forward_only=False)
-
-
-def _call_loss(
-    loss_fn: LossFunction, micro: Batch, output: ModelOutput
-) -> tuple[Tensor, dict[str, Tensor]]:
-    result = loss_fn(micro, output)
-    return result if isinstance(result, tuple) else (result, {})
 
 
 @torch.no_grad()
@@ -248,20 +157,8 @@ def add_teacher(
     """
 
     def collect(select: Tensor, logits: Tensor) -> tuple[Any, ...]:
-        ids, values = likeliest_tokens(
-            logits[0],
-            count,
-            vocab_size=context.vocab_size,
-            temperature=context.temperature,
-            tp_group=parallel_state.get_tensor_model_parallel_group(),
-        )
-        shifted = torch.zeros_like(select)
-        shifted[:, 1:] = select[:, :-1]
-        found = {}
-        for name, part in (("teacher_ids", ids), ("teacher_logprobs", values)):
-            found[name] = part.new_zeros(*select.shape, part.shape[-1])
-            found[name][shifted] = part
-        zero = values.new_zeros(())
+        found = likeliest_of(context.reading, select, logits[0], count)
+        zero = found["teacher_logprobs"].new_zeros(())
         return zero, zero.int(), found
 
     def step(iterator: Iterator[dict[str, Tensor]], model: Any) -> tuple[Tensor, Any]:

@@ -11,7 +11,7 @@ from nemo_rl.algorithms.grpo.config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.policy.interfaces import PolicyInterface
-from nemo_rl.models.policy.lm_policy import MegatronPolicy, Policy
+from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.models.policy.workers import PolicyWorker
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
@@ -200,22 +200,37 @@ def test_policy_takes_a_section_a_recipe_or_an_object(source):
         assert policy.generation._params["stop_token_ids"] == (2,)
 
 
-def test_megatron_policy_sorts_keywords_into_their_sections(source):
-    cluster = FakeCluster(2)
-    policy = MegatronPolicy(
-        str(source),
-        cluster=cluster,
-        tensor_model_parallel_size=2,
-        train_micro_batch_size=1,
-        max_total_sequence_length=64,
-    )
-    assert policy.config.megatron_cfg.tensor_model_parallel_size == 2
-    assert policy.config.train_micro_batch_size == 1
-    with pytest.raises(ConfigurationError, match="mean tensor_model_paral"):
-        MegatronPolicy(str(source), cluster=cluster, tensor_paralel_size=2)
-
-
 def test_overridden_config_entries_are_checked_too(source):
     overrides = {"hf_config_overrides": {"hidden_act": "gelu"}}
     with pytest.raises(ConfigurationError, match="hidden_act='gelu'"):
         Policy(FakeCluster(1), section(source, **overrides))
+
+
+def test_what_the_workers_were_started_with_is_read_and_not_changed(source):
+    """The attributes that policies of other versions had."""
+    policy = Policy(FakeCluster(2), section(source, tp=2))
+    assert policy.megatron_cfg.tensor_model_parallel_size == 2
+    assert not policy.gradient_checkpointing and not policy.mixed_precision
+    policy.gradient_checkpointing = False
+    policy.dtensor_cfg.enabled = False
+    key = "policy.megatron_cfg.activation_checkpointing"
+    with pytest.raises(ConfigurationError, match=f"{key} is .* running: set it to"):
+        policy.gradient_checkpointing = True
+    with pytest.raises(ConfigurationError, match="policy.precision is 'float32' and"):
+        policy.mixed_precision = True
+    with pytest.raises(ConfigurationError, match="policy.dtensor_cfg.enabled is False"):
+        policy.dtensor_cfg.enabled = True
+    with pytest.raises(ConfigurationError, match="pipeline_model_parallel_size is 1"):
+        policy.megatron_cfg.pipeline_model_parallel_size = 2
+
+
+def test_a_section_changed_field_by_field_is_checked_as_a_whole(source):
+    config = policy_config(model_name=str(source))
+    config.dtensor_cfg.enabled = True
+    config.dtensor_cfg.tensor_parallel_size = 2
+    policy = Policy(FakeCluster(2), config)
+    assert (policy.dims.tp, policy.dims.dp) == (2, 1)
+    assert policy.dtensor_cfg.tensor_parallel_size == 2
+    config.megatron_cfg.enabled = True
+    with pytest.raises(ConfigurationError, match="choose different training backends"):
+        Policy(FakeCluster(2), config)

@@ -183,7 +183,7 @@ def test_gradient_that_is_not_finite_stops_the_run():
 
 def test_train_refuses_rows_that_do_not_fill_a_global_batch():
     trainer, _ = policy(reports(lambda rank: [{"loss": 1.0}]))
-    with pytest.raises(DataError, match="Rows 4:8 do not lie in a batch of 6"):
+    with pytest.raises(DataError, match="6 rows .* updates of 4 rows over 2 copies"):
         trainer.train(batch(6), loss_fn)
 
 
@@ -220,3 +220,9 @@ def test_files_are_asked_of_every_rank(tmp_path):
         ("load_checkpoint", [(path,)] * 4),
         ("save_hf", [(path,)] * 4),
     ]
+
+
+def test_a_policy_without_a_batch_size_makes_one_update_of_every_batch():
+    trainer, workers = policy(reports(lambda rank: [{"loss": 1.0}]))
+    trainer.one_update = True
+    assert trainer.train(batch(6), loss_fn)["num_updates"] == 1

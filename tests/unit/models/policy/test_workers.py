@@ -24,7 +24,8 @@ class FakeTraining:
     def __getattr__(self, name):
         def call(*args, **kwargs):
             self.calls.append((name, args, kwargs))
-            return {"grad_norm": 1.0} if name == "train_step" else name
+            result = {"grad_norm": 1.0, "micro_metrics": []}
+            return result if name == "train_step" else name
 
         if name.startswith("__") or name == "decode":
             raise AttributeError(name)
@@ -37,8 +38,8 @@ class FakeGeneration(FakeTraining):
 
 @pytest.fixture
 def worker(monkeypatch, tmp_path):
-    monkeypatch.setitem(factory._REGISTERED["training"], "megatron", FakeTraining)
-    monkeypatch.setitem(factory._REGISTERED["generation"], "megatron", FakeGeneration)
+    monkeypatch.setitem(factory.REGISTERED["training"], "megatron", FakeTraining)
+    monkeypatch.setitem(factory.REGISTERED["generation"], "megatron", FakeGeneration)
     return PolicyWorker(
         RankInfo(rank=1, world_size=2),
         policy=policy_config().to_dict(),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import tests.functional.ranks  # noqa: F401 - installs the shim before megatron loads
-from nemo_rl.backends.training.megatron.step import (
+from nemo_rl.backends.training.micro_batches import (
     predicted_positions,
     split_micro_batches,
 )
