@@ -2,7 +2,8 @@
 
 A random Llama of 0.1 M parameters learns to write four digits backwards: from answers
 (SFT), then from rewards (GRPO), from pairs (DPO), as a judge of pairs (reward model),
-and from its better self (distillation). Two processes on this machine, no GPU.
+and from its better self (distillation). Two processes on this machine, no GPU. Training
+answers are sampled, held-out answers are the likeliest ones.
 """
 
 from __future__ import annotations
@@ -61,9 +62,13 @@ def run(recipe: Mapping[str, Any], folder: Path) -> Any:
 def train_all(scratch: Path) -> dict[str, Any]:
     """Every algorithm's result, each beginning with what another one made."""
     random = tiny_task.make_model(scratch / "random", sft_steps=0)
-    results = {"sft": run(tiny_task.sft_recipe(random), scratch / "sft")}
+    recipe = tiny_task.sft_recipe(random)
+    recipe["sft"] |= {"val_period": 10, "val_at_start": True}
+    results = {"sft": run(recipe, scratch / "sft")}
     tuned = results["sft"].hf_export_path
-    results["grpo"] = run(tiny_task.recipe(tuned, tp=2), scratch / "grpo")
+    recipe = tiny_task.recipe(tuned, tp=2)
+    recipe["grpo"] |= {"val_period": 20}
+    results["grpo"] = run(recipe, scratch / "grpo")
     pairs = scratch / "pairs"
     for algorithm in ("dpo", "rm"):
         recipe = tiny_task.pairs_recipe(algorithm, tuned, pairs / "train.jsonl")
@@ -114,6 +119,7 @@ def _line(
 ) -> None:
     points = [(row["step"], row[name]) for row in rows if name in row]
     if points:
+        label = label.replace("_", " ")
         axis.plot(*zip(*points, strict=True), style, color=colour, label=label)
 
 

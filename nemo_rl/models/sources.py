@@ -6,6 +6,7 @@ before the weights are asked for.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class ModelSource:
 
     Attributes:
         folder: config.json and tokenizer; the weights too where `checkpoint` is None.
-        checkpoint: a Megatron checkpoint whose weights must be converted first.
+        checkpoint: what an engine wrote; its weights must be converted first.
         step: the training steps it has behind it; None where that is not known.
     """
 
@@ -77,11 +78,9 @@ def weights_of(source: ModelSource, scratch: Path | None = None) -> Iterator[Pat
     if source.checkpoint is None:
         yield source.folder
         return
-    from nemo_rl.converters.convert import convert
-
     place = Path(tempfile.mkdtemp(prefix=".weights-", dir=scratch))
     try:
-        yield convert(source.checkpoint, place / "model")
+        yield _converted(source.checkpoint, place / "model")
     finally:
         shutil.rmtree(place)
 
@@ -118,7 +117,25 @@ def opened_policy(
             threads=None if cluster.use_gpus else cluster.num_cpus_per_worker,
         )
         stack.callback(policy.shutdown)
+        policy.refit()
         yield policy
+
+
+def _converted(checkpoint: Path, target: Path) -> Path:
+    """Write the weights of a checkpoint as a Hugging Face folder."""
+    contents = checkpoint / "contents.json"
+    engine = "megatron"
+    if contents.is_file():
+        engine = json.loads(contents.read_text(encoding="utf-8")).get("engine", engine)
+    if engine == "dtensor":
+        from nemo_rl.converters.dcp import dcp_to_hf
+
+        dcp_to_hf(checkpoint / "weights", target, config=checkpoint / HF_PART)
+    else:
+        from nemo_rl.converters.convert import convert
+
+        convert(checkpoint, target)
+    return target
 
 
 def _of_checkpoint(path: Path, step: int) -> ModelSource:

@@ -6,6 +6,7 @@ import pytest
 from safetensors.torch import load_file
 
 from nemo_rl.converters.convert import convert
+from nemo_rl.converters.dcp import hf_to_dcp
 from nemo_rl.infra.manifest import write_manifest
 from nemo_rl.models.sources import find_model, weights_of
 from nemo_rl.utils.exceptions import CheckpointError, ConfigurationError
@@ -56,6 +57,20 @@ def test_a_checkpoint_becomes_a_folder_for_a_while(
     want = load_file(model / "model.safetensors")
     assert all((got[name] == value).all() for name, value in want.items())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_the_other_engine(model, tmp_path) -> None:
+    """As the DTensor engine writes it: torch's own format under Hugging Face names."""
+    saved = tmp_path / "step_000004" / "policy"
+    saved.mkdir(parents=True)
+    hf_to_dcp(model, saved / "weights", prefix="model.")
+    (saved / "weights" / "hf").rename(saved / "hf")
+    (saved / "contents.json").write_text('{"engine": "dtensor"}')
+    write_manifest(saved.parent, step=4, fingerprint={}, metrics={})
+    with weights_of(find_model(saved.parent), tmp_path) as folder:
+        got = load_file(folder / "model.safetensors")
+    want = load_file(model / "model.safetensors")
+    assert all((got[name] == value).all() for name, value in want.items())
 
 
 def test_a_consolidated_checkpoint_needs_no_conversion(model, tmp_path) -> None:
