@@ -8,6 +8,8 @@ EXTRAS := train,ray,mcore,demo,slurm,dev
 SLURM := slurmctld slurmd slurm-client munge iproute2
 SHELL_FILES = slurm/*.sh recipes/*.sh containers/*.sh .ci/run
 ARGS ?=
+# Two tests at a time, those of a file one after the other. PARALLEL= runs one.
+PARALLEL ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu check format cov recipes docs bench \
@@ -46,7 +48,7 @@ demo: setup  ## train a small model on this machine until it can add
 	$(BIN)/python -m nemo_rl.launch recipes/grpo_smollm2_cpu.yaml --site local $(ARGS)
 
 test: setup slurm-packages  ## the whole suite but slow and gpu tests
-	@$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL) $(ARGS)
 
 test-slow: setup slurm-packages  ## tests of more than half a minute
 	@$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS) || [ $$? = 5 ]  # none

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -159,13 +161,25 @@ class OpenMasterConfig(MasterConfig):
 
 
 def batch_size_follows(
-    values: dict[str, Any], section: str, cls: type[BaseConfig]
+    values: dict[str, Any],
+    section: str,
+    cls: type[BaseConfig],
+    fields: Sequence[str] = ("batch_size",),
 ) -> dict[str, Any]:
-    """Set policy.train_global_batch_size to a section's batch_size unless given."""
+    """Set policy.train_global_batch_size to what a step trains on, unless given.
+
+    Args:
+        values: a recipe.
+        section: name of the algorithm's section.
+        cls: of the section.
+        fields: of the section; their product is what a step trains on.
+    """
     policy = values.get("policy")
     if not isinstance(policy, dict) or "train_global_batch_size" in policy:
         return values
-    default = cls.model_fields["batch_size"].default
     given = values.get(section)
-    size = given.get("batch_size", default) if isinstance(given, dict) else default
-    return {**values, "policy": {**policy, "train_global_batch_size": size}}
+    given = given if isinstance(given, dict) else {}
+    sizes = [given.get(name, cls.model_fields[name].default) for name in fields]
+    if not all(isinstance(size, int) for size in sizes):
+        return values  # what is wrong with it the section itself will say
+    return {**values, "policy": {**policy, "train_global_batch_size": prod(sizes)}}

@@ -1,11 +1,35 @@
-"""Numbers over pairs of answers: rows of a validation and their means."""
+"""Numbers over pairs of answers: shares of a loss, rows of a validation, means."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+
+
+def pair_shares(
+    values: Mapping[str, Tensor], batch: Mapping[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """A micro-batch's share of the loss and metrics of the global batch's pairs.
+
+    Args:
+        values: name to [P]; ``loss`` among them.
+        batch: ``sample_mask`` [2 P] and ``global_valid_seqs``, the rows that count.
+
+    Returns:
+        The loss, and the other values without gradient.
+    """
+    # Both rows of a pair count, or neither does.
+    counts = batch["sample_mask"].view(-1, 2).prod(-1)
+    pairs = batch["global_valid_seqs"].clamp(min=2) / 2
+    shares = {
+        name: torch.where(counts > 0, value, 0.0).sum() / pairs
+        for name, value in values.items()
+    }
+    loss = shares.pop("loss")
+    return loss, {name: share.detach() for name, share in shares.items()}
 
 
 def pair_rows(

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nemo_rl.config.base import BaseConfig
 from nemo_rl.config.loop import LoopConfig
-from nemo_rl.config.master import MasterConfig
+from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
 
 
@@ -27,6 +27,10 @@ class TeacherConfig(BaseConfig):
         if not value.strip():
             raise ValueError("is empty; expected a folder or a model's name.")
         return value
+
+
+_STEP = ("num_prompts_per_step", "num_generations_per_prompt")
+"""Their product is what a step trains on."""
 
 
 class DistillationConfig(LoopConfig):
@@ -93,14 +97,7 @@ class DistillationMasterConfig(MasterConfig):
     @classmethod
     def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Let train_global_batch_size be a step's responses unless it is given."""
-        policy, section = values.get("policy"), values.get("distillation") or {}
-        if not isinstance(policy, dict) or "train_global_batch_size" in policy:
-            return values
-        total = 1
-        for name in ("num_prompts_per_step", "num_generations_per_prompt"):
-            size = section.get(name, DistillationConfig.model_fields[name].default)
-            total *= size if isinstance(size, int) else 1
-        return {**values, "policy": {**policy, "train_global_batch_size": total}}
+        return batch_size_follows(values, "distillation", DistillationConfig, _STEP)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from nemo_rl.algorithms.dpo.config import DPOConfig
 from nemo_rl.algorithms.interfaces import LossFunctionInterface
 from nemo_rl.backends.training.base import Batch, ModelOutput
+from nemo_rl.metrics.pairs import pair_shares
 
 
 class DPOLossFn(LossFunctionInterface):
@@ -45,15 +46,7 @@ class DPOLossFn(LossFunctionInterface):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """See ``LossFunctionInterface``; needs ``reference_policy_logprobs`` [b, S]."""
         values = pair_values(batch, model_output.logprobs, self.config)
-        # Both rows of a pair count, or neither does.
-        counts = batch["sample_mask"].view(-1, 2).prod(-1)
-        pairs = batch["global_valid_seqs"].clamp(min=2) / 2
-        shares = {
-            name: torch.where(counts > 0, value, 0.0).sum() / pairs
-            for name, value in values.items()
-        }
-        loss = shares.pop("loss")
-        return loss, {name: share.detach() for name, share in shares.items()}
+        return pair_shares(values, batch)
 
 
 def pair_values(batch: Batch, logprobs: Tensor, config: DPOConfig) -> dict[str, Tensor]:

@@ -17,8 +17,11 @@ from nemo_rl.algorithms.grpo.reward_config import (
 )
 from nemo_rl.config.dormant import AsyncGRPOConfig
 from nemo_rl.config.loop import LoopConfig
-from nemo_rl.config.master import MasterConfig
+from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
+
+_STEP = ("num_prompts_per_step", "num_generations_per_prompt")
+"""Their product is what a step trains on."""
 
 
 class GRPOConfig(LoopConfig):
@@ -168,23 +171,5 @@ class GRPOMasterConfig(MasterConfig):
 
     @classmethod
     def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Let train_global_batch_size follow P * G where only those are given."""
-        section, policy = values.get("grpo") or {}, values.get("policy")
-        given = {"num_prompts_per_step", "num_generations_per_prompt"} & set(section)
-        if (
-            given
-            and isinstance(policy, dict)
-            and "train_global_batch_size" not in policy
-        ):
-            fields = GRPOConfig.model_fields
-            sizes = [
-                section.get(name, fields[name].default)
-                for name in ("num_prompts_per_step", "num_generations_per_prompt")
-            ]
-            if all(isinstance(size, int) for size in sizes):
-                total = sizes[0] * sizes[1]
-                return {
-                    **values,
-                    "policy": {**policy, "train_global_batch_size": total},
-                }
-        return values
+        """Let train_global_batch_size be a step's responses unless it is given."""
+        return batch_size_follows(values, "grpo", GRPOConfig, _STEP)

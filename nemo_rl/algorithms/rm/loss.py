@@ -5,13 +5,13 @@ Knows scores; no model, no data.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from nemo_rl.algorithms.interfaces import LossFunctionInterface
 from nemo_rl.algorithms.rm.config import RMConfig
 from nemo_rl.backends.training.base import Batch, ModelOutput
+from nemo_rl.metrics.pairs import pair_shares
 from nemo_rl.utils.exceptions import ConfigurationError
 
 
@@ -48,15 +48,7 @@ class BradleyTerryLossFn(LossFunctionInterface):
                 "the model gives no scores: set policy.reward_model_cfg.enabled to true"
             )
         values = pair_values(model_output.scores, self.config)
-        # Both rows of a pair count, or neither does.
-        counts = batch["sample_mask"].view(-1, 2).prod(-1)
-        pairs = batch["global_valid_seqs"].clamp(min=2) / 2
-        shares = {
-            name: torch.where(counts > 0, value, 0.0).sum() / pairs
-            for name, value in values.items()
-        }
-        loss = shares.pop("loss")
-        return loss, {name: share.detach() for name, share in shares.items()}
+        return pair_shares(values, batch)
 
 
 def pair_values(scores: Tensor, config: RMConfig) -> dict[str, Tensor]:
