@@ -137,11 +137,6 @@ def test_names_that_come_later_say_what_to_use(path: str) -> None:
         getattr(import_module(module), name)
 
 
-def test_the_module_of_vllm_says_what_to_use() -> None:
-    with pytest.raises(ImportError, match=r"not in this version of nemo_rl\. "):
-        from nemo_rl.models.generation.vllm import VllmGeneration  # noqa: F401
-
-
 def test_importing_is_fast() -> None:
     code = (
         "import time; t = time.perf_counter(); import nemo_rl; "
