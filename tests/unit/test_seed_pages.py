@@ -52,11 +52,16 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[str]:
-    """One Ray for the module; runs join it and leave it running."""
-    ray = pytest.importorskip("ray")
-    before = os.environ.get("RAY_AUTH_MODE")
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+def ray_session(tmp_path_factory) -> Iterator[str]:
+    """One Ray for the module, with a token; runs join it and leave it running."""
+    import ray
+
+    from nemo_rl.distributed import ray_session
+    from nemo_rl.utils import env
+
+    token = ray_session.create_token_file(tmp_path_factory.mktemp("token"))
+    env.apply(ray_session.auth_env(token))
+    ray_session._reload_auth()
     context = ray.init(
         address="local",
         num_cpus=8,
@@ -67,9 +72,7 @@ def ray_session() -> Iterator[str]:
     )
     yield context.address_info["gcs_address"]
     ray.shutdown()
-    os.environ.pop("RAY_AUTH_MODE")
-    if before is not None:
-        os.environ["RAY_AUTH_MODE"] = before
+    ray_session._forget_token()
 
 
 def sections(folder: Path) -> dict[str, Any]:
