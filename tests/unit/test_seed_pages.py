@@ -563,14 +563,16 @@ def test_five_lines_and_the_way_of_a_request(model, ray_session, tmp_path) -> No
         **{k: v for k, v in sections(tmp_path).items() if k != "cluster"},
     }
     sys.setprofile(note)
-    result = nemo_rl.train(
-        model=model,
-        dataset=ROWS,
-        reward_fn=lambda p, r: 1.0 if "correct" in r else 0.0,
-        algorithm="grpo",
-        **small,
-    )
-    sys.setprofile(None)
+    try:
+        result = nemo_rl.train(
+            model=model,
+            dataset=ROWS,
+            reward_fn=lambda p, r: 1.0 if "correct" in r else 0.0,
+            algorithm="grpo",
+            **small,
+        )
+    finally:
+        sys.setprofile(None)
     assert isinstance(result, nemo_rl.TrainResult)
     assert (result.steps, result.status) == (1, "completed")
     assert result.metrics["reward"] == 0.0
