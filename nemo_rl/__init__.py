@@ -3,7 +3,16 @@
 Importing it loads no torch; every name below is imported on first use.
 """
 
-from nemo_rl._lazy import lazy_exports
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - a checkout is imported without pip
+    raise ImportError(
+        "nemo_rl needs Python 3.11, 3.12 or 3.13, and this is Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]}: `make setup` makes an "
+        "environment with one of them."
+    )
+
+from nemo_rl._lazy import lazy_exports  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -173,6 +173,13 @@ def _prepare_environment(*, join: bool, token_file: str | Path | None) -> None:
     """Set Ray's variables; Ray reads them when imported and when its daemons start."""
     present = env.inherited()
     env.apply({k: v for k, v in QUIET.items() if k not in present})
+    if env.flag("NRL_FORCE_REBUILD_VENVS"):
+        logger.warning(
+            "NRL_FORCE_REBUILD_VENVS has no effect: workers run in the environment of "
+            "this process (%s). Install anew with `make setup`, or build the container "
+            "image again.",
+            sys.prefix,
+        )
     if token_file is not None:
         if not Path(token_file).is_file():
             raise ConfigurationError(

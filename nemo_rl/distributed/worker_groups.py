@@ -20,8 +20,15 @@ from nemo_rl.distributed.failures import (
     root_cause,
 )
 from nemo_rl.distributed.rank import RankInfo
-from nemo_rl.distributed.worker_shell import Place, WorkerShell, read_tail, sort_key
-from nemo_rl.utils.env import worker_env
+from nemo_rl.distributed.worker_shell import (
+    Place,
+    WorkerShell,
+    library_versions,
+    read_tail,
+    require_versions,
+    sort_key,
+)
+from nemo_rl.utils.env import flag, worker_env
 from nemo_rl.utils.exceptions import NemoRLError, ResourceError, WorkerError
 from nemo_rl.utils.imports import require
 
@@ -161,6 +168,11 @@ class RayWorkerGroup:
         order = sorted(range(len(found)), key=lambda i: sort_key(found[i]))
         self._shells = [self._shells[i] for i in order]
         self._places = [found[i] for i in order]
+        if not flag("NRL_IGNORE_VERSION_MISMATCH"):
+            with contextlib.ExitStack() as end_group:
+                end_group.callback(self._kill)
+                require_versions(self._places, library_versions())
+                end_group.pop_all()
 
     def _construct(self, actor_class: type, init_kwargs: dict[str, Any]) -> None:
         [port] = self._wait([self._shells[0].free_port.remote()], "start", 60.0, [0])

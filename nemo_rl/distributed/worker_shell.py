@@ -8,16 +8,22 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import nemo_rl
 from nemo_rl.distributed.rank import (
     RankInfo,
     find_free_port,
     strip_scheduler_variables,
 )
+from nemo_rl.utils.exceptions import ResourceError
 
+LIBRARIES = ("torch", "megatron-core", "transformers")
+"""Distributions that the ranks of a group must have alike, beside nemo_rl."""
 LOG_TAIL_LINES = 15
 LOG_TAIL_BYTES = 16384
 READ_TIMEOUT_S = 10.0
@@ -40,6 +46,8 @@ class Place:
     """GPUs Ray gave it."""
     log_file: str = ""
     """Where its stderr goes; empty where that is no file."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version in this process."""
 
 
 class WorkerShell:
@@ -62,6 +70,7 @@ class WorkerShell:
             pid=os.getpid(),
             gpu_ids=[int(i) for i in ray.get_gpu_ids()],
             log_file=log if Path(log).is_file() else "",
+            versions=library_versions(),
         )
 
     def free_port(self) -> int:
@@ -83,6 +92,37 @@ class WorkerShell:
         """Let the worker end what it has started."""
         if hasattr(self._worker, "shutdown"):
             self._worker.shutdown()
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions that this process would import; "none" where absent."""
+    found = {"nemo_rl": nemo_rl.__version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
+
+
+def require_versions(places: Sequence[Place], here: Mapping[str, str]) -> None:
+    """Check that every worker has the libraries of the driver.
+
+    Args:
+        places: where the workers run.
+        here: the driver's ``library_versions``.
+
+    Raises:
+        ResourceError: a version differs; names library, host and both versions.
+    """
+    for place in places:
+        for library, version in place.versions.items():
+            if version != here[library]:
+                raise ResourceError(
+                    f"{library} is {version} on host {place.host} and {here[library]} "
+                    "where the driver runs: install the same on every node, best as "
+                    "one container image, or set NRL_IGNORE_VERSION_MISMATCH=1."
+                )
 
 
 def sort_key(place: Place) -> tuple:

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "LoggerFacade": "nemo_rl.infra.logging",
         "Monitor": "nemo_rl.infra.monitor",
         "PreemptionFlag": "nemo_rl.infra.preemption",
+        "ResourceManager": "nemo_rl.infra.resources",
         "RunSummary": "nemo_rl.infra.console",
         "make_console": "nemo_rl.infra.console",
         "setup_logger": "nemo_rl.infra.logging",

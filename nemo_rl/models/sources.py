@@ -20,7 +20,7 @@ from nemo_rl.converters.formats.hf import HF_PART
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.infra.checkpoint_folders import find_newest, steps_in
 from nemo_rl.infra.manifest import MANIFEST_NAME, ManifestError, verify
-from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.infra.resources import ResourceManager
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.exceptions import CheckpointError
 
@@ -106,10 +106,10 @@ def opened_policy(
     cluster = config.cluster
     with ExitStack() as stack:
         weights = stack.enter_context(weights_of(source, scratch))
-        places = make_cluster(cluster)
-        stack.callback(release_cluster, places)
+        resources = ResourceManager(cluster)
+        stack.callback(resources.release)
         policy = Policy(
-            places,
+            resources.allocate(),
             config.policy.merged({"model_name": str(weights)}),
             tokenizer,
             keep_reference=False,

@@ -30,7 +30,7 @@ from nemo_rl.infra.monitor import (
     worker_pids,
 )
 from nemo_rl.infra.preemption import PreemptionFlag
-from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.infra.resources import ResourceManager
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.trainers.state import TrainState
@@ -199,8 +199,9 @@ class TrainerSetup:
 
     def _setup_cluster(self) -> None:
         if self._given_policy is None:
-            self.cluster = make_cluster(self.config.cluster)
-            self._teardown_steps.append(lambda: release_cluster(self.cluster))
+            resources = ResourceManager(self.config.cluster)
+            self.cluster = resources.allocate()
+            self._teardown_steps.append(resources.release)
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.
         self.preemption = PreemptionFlag(
             self.run_dir,

@@ -7,6 +7,7 @@ from typing import Any
 from nemo_rl.infra.console import RunSummary, SampleChange
 from nemo_rl.trainers.state import TrainResult
 from nemo_rl.trainers.validation import ValidationResult
+from nemo_rl.utils import env
 
 _SAMPLES = 3
 
@@ -17,6 +18,7 @@ def run_facts(trainer: Any) -> dict[str, str]:
     cluster = config.cluster
     kind = "GPU" if cluster.use_gpus else "CPU"
     mixed = " + ".join(source.dataset_name for source in config.data.mixture)
+    container = {"container": "yes"} if env.flag("NRL_CONTAINER") else {}
     return {
         "model": config.policy.model_name,
         "data": f"{config.data.dataset_name or mixed or 'given in code'}, "
@@ -26,6 +28,7 @@ def run_facts(trainer: Any) -> dict[str, str]:
             f"{cluster.num_nodes} node{'s' * (cluster.num_nodes > 1)}"
         ),
         "logs": str(trainer.logger.log_dir),
+        **container,
     }
 
 

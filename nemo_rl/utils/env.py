@@ -14,9 +14,11 @@ VARIABLES: dict[str, str] = {
     "NEMO_RL_ROOT": "checkout that holds recipes/, launch/ and slurm/",
     "NEMO_RL_SITE": "name of a launch/<site>.env; default generic",
     "NEMO_RL_DEBUG": "1: full tracebacks and debug logging",
-    "NRL_CONTAINER": "set inside the container image",
-    "NRL_FORCE_REBUILD_VENVS": "accepted; there are no per-worker environments",
-    "NRL_IGNORE_VERSION_MISMATCH": "1: do not compare library versions across nodes",
+    "NRL_CONTAINER": "set inside the container image; shown at the start of a run",
+    "NRL_FORCE_REBUILD_VENVS": "a warning: workers have no environments of their own",
+    "NRL_IGNORE_VERSION_MISMATCH": (
+        "1: workers may have other library versions than the driver"
+    ),
     "RAY_ADDRESS": "join this Ray cluster instead of starting one",
     "RAY_USAGE_STATS_ENABLED": "Ray's telemetry; 0 unless set",
     "CUDA_VISIBLE_DEVICES": "the GPUs this process may use",

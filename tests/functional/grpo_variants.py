@@ -17,7 +17,7 @@ import torch
 from nemo_rl.algorithms.grpo.trainer import GRPOTrainer
 from nemo_rl.config.loading import apply_overrides
 from nemo_rl.data.tokenizer import load_tokenizer
-from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.infra.resources import ResourceManager
 from nemo_rl.models.policy.lm_policy import Policy
 from tests.functional import tiny_task
 from tests.functional.driver import ROOT, merge
@@ -90,9 +90,13 @@ def main(out: Path, model: Path) -> None:
     (out / "graded.py").write_text(REWARD)
     names = list(variants())
     first = GRPOTrainer(recipe(model, out, names[0])).config
-    cluster = make_cluster(first.cluster)
+    resources = ResourceManager(first.cluster)
     policy = WatchedPolicy(
-        cluster, first.policy, load_tokenizer(model), keep_reference=True, threads=1
+        resources.allocate(),
+        first.policy,
+        load_tokenizer(model),
+        keep_reference=True,
+        threads=1,
     )
     for name in names:
         trainer = GRPOTrainer(recipe(model, out, name), policy=policy)
@@ -103,7 +107,7 @@ def main(out: Path, model: Path) -> None:
         result = trainer.fit()
         (folder / "history.json").write_text(json.dumps(result.history))
     policy.shutdown()
-    release_cluster(cluster)
+    resources.release()
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ TESTED_ELSEWHERE = {
     "trainers/sampling.py": "functional/test_learning.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
+    "models/generation/vllm.py": "unit/test_seed_pages.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""

@@ -68,6 +68,7 @@ DOCUMENTED = [
     "nemo_rl.evals:evaluate",
     "nemo_rl.infra.checkpointing:CheckpointManager",
     "nemo_rl.infra.logging:LoggerFacade",
+    "nemo_rl.infra.resources:ResourceManager",
     "nemo_rl.models:HuggingFacePolicy",
     "nemo_rl.models:MegatronPolicy",
     "nemo_rl.models.generation:HuggingFaceGeneration",

@@ -40,6 +40,11 @@ class MegatronPolicy(Policy):
         cluster: VirtualCluster | None = None,
         **kwargs: Any,
     ) -> None:
+        if kwargs.pop("use_flash_attention", False):
+            raise ConfigurationError(
+                "use_flash_attention=True is not an option: Transformer Engine chooses "
+                "flash attention itself. Set layer_spec='te', or leave both out."
+            )
         section = _sorted(type(self).__name__, kwargs, MegatronConfig, "megatron_cfg")
         config = {**section, "model_name": model_name}
         super().__init__(cluster or LocalCluster(), config, tokenizer)

@@ -135,7 +135,7 @@ class TrainingPolicy:
         return BatchedDataDict({"scores": self._score("get_scores", data)})
 
     def _score(self, method: str, data: BatchedDataDict) -> torch.Tensor:
-        padded, rows = pad_rows_to_multiple(data, self.dims.dp)
+        padded, rows = pad_rows_to_multiple(scorable(data), self.dims.dp)
         shards = shard_over_replicas(padded, self.dims)
         results = self.workers.run_per_rank(method, [(s,) for s in shards])
         return torch.cat([results[r] for r in self.dims.dp_leaders()])[:rows]
@@ -170,6 +170,30 @@ class TrainingPolicy:
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""
         self.workers.run_all("save_hf", str(folder), timeout_s=_FILES_TIMEOUT_S)
+
+
+def scorable(data: BatchedDataDict) -> BatchedDataDict:
+    """The batch with ``input_ids`` and ``input_lengths``, whatever it was made for.
+
+    Args:
+        data: has them already; or is a ``GenerationDatumSpec`` with ``attention_mask``
+            in place of the lengths, or a ``GenerationOutputSpec``.
+
+    Raises:
+        DataError: none of these.
+    """
+    if "output_ids" in data:
+        ids, lengths = data["output_ids"], data["unpadded_sequence_lengths"]
+    elif "input_ids" in data and "input_lengths" in data:
+        return data
+    elif "input_ids" in data and "attention_mask" in data:
+        ids, lengths = data["input_ids"], data["attention_mask"].sum(-1)
+    else:
+        raise DataError(
+            f"nothing to score in columns {', '.join(data)}: expected input_ids with "
+            "input_lengths or attention_mask, or what a policy has generated."
+        )
+    return BatchedDataDict({"input_ids": ids, "input_lengths": lengths})
 
 
 def pad_rows_to_multiple(

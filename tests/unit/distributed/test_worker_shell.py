@@ -2,7 +2,17 @@
 
 import os
 
-from nemo_rl.distributed.worker_shell import Place, WorkerShell, read_tail, sort_key
+import pytest
+
+from nemo_rl.distributed.worker_shell import (
+    Place,
+    WorkerShell,
+    library_versions,
+    read_tail,
+    require_versions,
+    sort_key,
+)
+from nemo_rl.utils.exceptions import ResourceError
 
 
 class Worker:
@@ -49,3 +59,14 @@ def test_the_tail_of_a_log_leaves_rays_lines_out(tmp_path):
     assert tail.splitlines()[-1] == "l39" and len(tail.splitlines()) == 15
     assert read_tail(place(socket.gethostname(), log_file=str(tmp_path / "no"))) == ""
     assert read_tail(place("elsewhere")) == ""
+
+
+def test_workers_have_the_libraries_of_the_driver():
+    here = library_versions()
+    assert here["nemo_rl"] and here["torch"] != "none"
+    same = place("n1", versions=dict(here))
+    require_versions([same, same], here)
+    other = place("n2", versions={**here, "torch": "1.0"})
+    expected = rf"torch is 1.0 on host n2 and {here['torch']} where the driver runs"
+    with pytest.raises(ResourceError, match=expected.replace("+", r"\+")):
+        require_versions([same, other], here)

@@ -6,7 +6,7 @@ import pytest
 
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.distributed import ray_session
-from nemo_rl.infra.resources import make_cluster, release_cluster
+from nemo_rl.infra.resources import ResourceManager
 
 
 @pytest.fixture(autouse=True)
@@ -27,18 +27,20 @@ def no_ray(monkeypatch):
     ],
 )
 def test_cluster_has_a_place_per_worker_and_reserves_nothing(fields, size, gpus):
-    cluster = make_cluster(ClusterConfig(**fields))
+    resources = ResourceManager(ClusterConfig(**fields))
+    cluster = resources.allocate()
+    assert resources.allocate() is cluster
     assert cluster.world_size == size
     assert cluster.use_gpus is gpus
 
 
-def test_release_ends_workers_then_ray(monkeypatch):
+def test_release_ends_workers_then_ray_once(monkeypatch):
     done = []
     monkeypatch.setattr(ray_session, "disconnect", lambda: done.append("ray"))
-
-    class Cluster:
-        def shutdown(self):
-            done.append("workers")
-
-    release_cluster(Cluster())
+    resources = ResourceManager(ClusterConfig(gpus_per_node=1))
+    cluster = resources.allocate()
+    monkeypatch.setattr(cluster, "shutdown", lambda: done.append("workers"))
+    resources.release()
+    resources.release()
     assert done == ["workers", "ray"]
+    assert resources.allocate() is not cluster

@@ -10,6 +10,7 @@ from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.policy.training_policy import (
     TrainingPolicy,
     pad_rows_to_multiple,
+    scorable,
     shard_over_replicas,
 )
 from nemo_rl.utils.exceptions import DataError, TrainingError
@@ -54,6 +55,20 @@ def test_ranks_of_a_replica_share_their_shard():
 def test_shards_must_be_even():
     with pytest.raises(DataError, match="5 rows does not divide into 2"):
         shard_over_replicas(batch(5), DP2_TP2)
+
+
+def test_prompts_and_what_was_generated_can_be_scored():
+    given = batch(2)
+    assert scorable(given) is given
+    ids, mask = given["input_ids"], torch.tensor([[1, 1, 0], [1, 1, 1]])
+    prompts = scorable(BatchedDataDict({"input_ids": ids, "attention_mask": mask}))
+    assert prompts["input_lengths"].tolist() == [2, 3]
+    generated = {"output_ids": ids, "unpadded_sequence_lengths": torch.tensor([3, 2])}
+    answers = scorable(BatchedDataDict(generated))
+    assert torch.equal(answers["input_ids"], ids)
+    assert answers["input_lengths"].tolist() == [3, 2]
+    with pytest.raises(DataError, match="nothing to score in columns token_mask"):
+        scorable(BatchedDataDict({"token_mask": ids}))
 
 
 def test_padding_repeats_the_last_row():
