@@ -40,6 +40,7 @@ _NO_VLLM = (
 )
 
 LATER: dict[str, dict[str, str]] = {
+    "nemo_rl.backends.generation.vllm": {"VLLMBackend": _NO_VLLM},
     "nemo_rl.models.generation": {
         "VllmConfig": _NO_VLLM,
         "VllmGeneration": _NO_VLLM,

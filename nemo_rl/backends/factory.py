@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nemo_rl.config.backends import BUILT_IN, NOT_YET, REGISTERED
 from nemo_rl.utils.exceptions import ConfigurationError
@@ -65,6 +65,23 @@ def lookup(kind: str, name: str) -> type:
     )
 
 
+class BackendFactory:
+    """The registry of engines as one object.
+
+    Example:
+        >>> BackendFactory.lookup("generation", "hf").__name__
+        'HFBackend'
+    """
+
+    register = staticmethod(register)
+    lookup = staticmethod(lookup)
+
+    @staticmethod
+    def create(kind: str, name: str) -> Any:
+        """A new engine; arguments and errors as for ``lookup``."""
+        return lookup(kind, name)()
+
+
 def own_classes(training: str, generation: str) -> dict[tuple[str, str], type]:
     """Those of the chosen backends that are not ours, for ``adopt`` in a worker.
 
@@ -89,9 +106,9 @@ def adopt(classes: dict[tuple[str, str], type]) -> None:
 
 def get_training_backend(name: str):
     """A new training engine by name; ``setup(config)`` makes it usable."""
-    return lookup("training", name)()
+    return BackendFactory.create("training", name)
 
 
 def get_generation_backend(name: str):
     """A new generation engine by name; ``setup(config)`` makes it usable."""
-    return lookup("generation", name)()
+    return BackendFactory.create("generation", name)

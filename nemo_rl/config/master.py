@@ -138,9 +138,21 @@ class OpenMasterConfig(MasterConfig):
         ... )
         >>> config.algorithm_section.my_param
         2.0
+        >>> config.checkpointing.checkpoint_dir
+        'results/myalgo'
     """
 
     model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Let checkpoints have a folder of the algorithm's name."""
+        own = [name for name in values if name not in cls.model_fields]
+        name = values.get("algorithm") or (own[0] if len(own) == 1 else None)
+        if name is None:
+            return values
+        folder = {"checkpointing": {"checkpoint_dir": f"results/{name}"}}
+        return merge(folder, values)
 
     @property
     def algorithm_section(self) -> OpenLoopConfig:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
+from nemo_rl.config.master import OpenMasterConfig
 from nemo_rl.utils.exceptions import ConfigurationError
 
 
@@ -40,3 +41,12 @@ def test_parallel_dims() -> None:
     )
     dims = config.parallel_dims
     assert (dims.tp, dims.pp, dims.dp, dims.world_size) == (2, 2, 2, 8)
+
+
+def test_an_algorithm_of_ones_own_has_a_folder_of_its_own() -> None:
+    recipe = {"policy": {"model_name": "m"}, "myalgo": {}}
+    folder = OpenMasterConfig.from_mapping(recipe).checkpointing.checkpoint_dir
+    assert folder == "results/myalgo"
+    given = {**recipe, "checkpointing": {"checkpoint_dir": "here"}}
+    config = OpenMasterConfig.from_mapping(given)
+    assert config.checkpointing.checkpoint_dir == "here"
