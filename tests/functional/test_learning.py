@@ -69,6 +69,7 @@ def test_learns_to_reverse_digits(tuned, tmp_path, tp, pp):
     assert after > 0.75
 
 
+@pytest.mark.slow
 def test_preferences_widen_the_margin(tuned, tmp_path):
     warm = tuned / "checkpoints" / "hf"
     recipe = tiny_task.pairs_recipe("dpo", warm, tmp_path / "pairs.jsonl")
@@ -82,6 +83,7 @@ def test_preferences_widen_the_margin(tuned, tmp_path):
     assert metrics(tmp_path / "run", "val/accuracy")[-1] > 0.8
 
 
+@pytest.mark.slow
 def test_a_pupil_learns_from_its_teacher(tuned, tmp_path):
     (pupil,) = run_ranks(_half_taught, 1, tmp_path / "pupil")
     teacher = tuned / "checkpoints" / "hf"
@@ -102,25 +104,10 @@ def _half_taught(_, folder):
 
 
 def _hf_accuracy(_, folder, pairs):
-    """Share of the pairs that transformers scores the right way round."""
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32
-    )
-    rows = [json.loads(line) for line in Path(pairs).read_text().splitlines()]
-    end = tokenizer.eos_token
-    scores = [
-        model(tokenizer(row["prompt"] + row[name] + end, return_tensors="pt").input_ids)
-        for row in rows
-        for name in ("chosen", "rejected")
-    ]
-    chosen, rejected = torch.cat([s.logits for s in scores]).view(-1, 2).unbind(-1)
-    return (chosen > rejected).float().mean().item(), (chosen - rejected).mean().item()
+    return tiny_task.pair_scores(folder, pairs)
 
 
+@pytest.mark.slow
 def test_a_reward_model_tells_answers_apart(tuned, tmp_path):
     warm = tuned / "checkpoints" / "hf"
     recipe = tiny_task.pairs_recipe("rm", warm, tmp_path / "pairs.jsonl")

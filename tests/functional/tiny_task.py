@@ -87,6 +87,28 @@ def sampled_accuracy(folder: Path, *, seed: int = 1) -> float:
     return (ids[:, 5:] == torch.tensor(wanted)).all(1).float().mean().item()
 
 
+@torch.no_grad()
+def pair_scores(folder: Path, pairs: Path) -> tuple[float, float]:
+    """Share of pairs that transformers scores the right way round, and their margin."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32
+    )
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    texts = [
+        row["prompt"] + row[name] + tokenizer.eos_token
+        for row in rows
+        for name in ("chosen", "rejected")
+    ]
+    scores = [
+        model(tokenizer(text, return_tensors="pt").input_ids).logits for text in texts
+    ]
+    chosen, rejected = torch.cat(scores).view(-1, 2).unbind(-1)
+    return (chosen > rejected).float().mean().item(), (chosen - rejected).mean().item()
+
+
 def sft_recipe(model: Path) -> dict[str, Any]:
     """SFT on the task under TP2: 64 answers a step, 80 steps."""
     return {
