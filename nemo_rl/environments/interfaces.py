@@ -71,6 +71,27 @@ def last_turn(
     )
 
 
+def scored_turn(
+    found: Sequence[tuple[float, str | None] | None], *, failed: str
+) -> EnvironmentReturn:
+    """``last_turn`` of scores, each with the answer that was read out.
+
+    Args:
+        found: (score, answer or None) of each conversation; None where scoring
+            failed, which counts as 0.
+        failed: metric of those.
+    """
+    scores = [(0.0, None) if one is None else one for one in found]
+    return last_turn(
+        [score for score, _ in scores],
+        answers=[answer for _, answer in scores],
+        metrics={
+            failed: [one is None for one in found],
+            "no_answer": [one is not None and one[1] is None for one in found],
+        },
+    )
+
+
 class EnvironmentInterface(ABC):
     """Base of a user's environment.
 

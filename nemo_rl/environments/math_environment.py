@@ -9,7 +9,7 @@ from nemo_rl.config.environment import MathEnvConfig
 from nemo_rl.environments.interfaces import (
     EnvironmentInterface,
     EnvironmentReturn,
-    last_turn,
+    scored_turn,
 )
 from nemo_rl.environments.line_workers import LineWorkers
 from nemo_rl.utils.exceptions import RewardError
@@ -58,20 +58,8 @@ class MathEnvironment(EnvironmentInterface):
             requests.append(
                 {"response": log[-1]["content"], "answer": str(meta["answer"])}
             )
-        outcomes = self._workers.map(requests)
-        graded = [outcome.value or (0.0, None) for outcome in outcomes]
-        failed = [outcome.failure is not None for outcome in outcomes]
-        return last_turn(
-            [score for score, _ in graded],
-            answers=[answer for _, answer in graded],
-            metrics={
-                "grading_failed": failed,
-                "no_answer": [
-                    answer is None and not failure
-                    for (_, answer), failure in zip(graded, failed, strict=True)
-                ],
-            },
-        )
+        found = [outcome.value for outcome in self._workers.map(requests)]
+        return scored_turn(found, failed="grading_failed")
 
     def shutdown(self) -> None:
         """End the processes."""

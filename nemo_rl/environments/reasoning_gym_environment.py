@@ -9,7 +9,7 @@ from nemo_rl.config.environment import ReasoningGymEnvConfig
 from nemo_rl.environments.interfaces import (
     EnvironmentInterface,
     EnvironmentReturn,
-    last_turn,
+    scored_turn,
 )
 from nemo_rl.environments.line_workers import LineWorkers
 from nemo_rl.utils.exceptions import RewardError
@@ -69,20 +69,8 @@ class ReasoningGymEnvironment(EnvironmentInterface):
                     **self._how,
                 }
             )
-        outcomes = self._workers.map(requests)
-        scored = [outcome.value or (0.0, None) for outcome in outcomes]
-        failed = [outcome.failure is not None for outcome in outcomes]
-        return last_turn(
-            [score for score, _ in scored],
-            answers=[answer for _, answer in scored],
-            metrics={
-                "scoring_failed": failed,
-                "no_answer": [
-                    answer is None and not failure
-                    for (_, answer), failure in zip(scored, failed, strict=True)
-                ],
-            },
-        )
+        found = [outcome.value for outcome in self._workers.map(requests)]
+        return scored_turn(found, failed="scoring_failed")
 
     def shutdown(self) -> None:
         """End the processes."""
