@@ -101,10 +101,16 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ("DDPConfig", "use_custom_fsdp"): Refusal(
         _on, "Set it to false; use_distributed_optimizer spreads the state over ranks."
     ),
-    ("GenerationConfig", "backend"): Refusal(
-        _is("vllm"),
-        "Leave policy.generation.backend out: the training engine samples with its "
-        "own weights.",
+    ("VllmConfig", "use_deep_gemm"): Refusal(
+        _on, "Set it to false; precision 'bfloat16' is the fastest."
+    ),
+    ("VllmConfig", "enable_vllm_metrics_logger"): Refusal(
+        _on, "Set it to false; metrics.jsonl has timing/generation_s and tokens_per_s."
+    ),
+    ("VllmConfig", "expose_http_server"): Refusal(
+        _on,
+        "Set it to false; to serve the weights, start `vllm serve` on the folder that "
+        "checkpointing.export_hf writes.",
     ),
     ("GenerationConfig", "include_stop_str_in_output"): Refusal(
         lambda value: not value,
@@ -112,10 +118,6 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ),
     ("TokenizerConfig", "chat_template_kwargs"): Refusal(
         _on, "Write the values into a template and set policy.tokenizer.chat_template."
-    ),
-    ("ColocatedConfig", "enabled"): Refusal(
-        lambda value: not value,
-        "Set it to true: generation shares the processes of training.",
     ),
     ("SequencePackingConfig", "enabled"): Refusal(
         _on,
@@ -126,9 +128,6 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ),
     ("LoggerConfig", "swanlab_enabled"): Refusal(
         _on, "Use tensorboard_enabled, wandb_enabled or mlflow_enabled."
-    ),
-    ("AsyncGRPOConfig", "enabled"): Refusal(
-        _on, "Set it to false: generation and training take turns."
     ),
 }
 """(section class, field) -> when its value is refused, and what to use instead."""

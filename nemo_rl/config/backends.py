@@ -24,12 +24,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "generation": {
         "megatron": "nemo_rl.backends.generation.megatron:MegatronInferenceBackend",
         "hf": "nemo_rl.backends.generation.hf:HFBackend",
+        "vllm": "nemo_rl.backends.generation.vllm.backend:VLLMBackend",
     },
 }
 """Kind -> name -> class as "module:Class"."""
 NOT_YET: dict[str, dict[str, str]] = {
     "training": {},
-    "generation": {"vllm": "use 'megatron', or 'hf' with policy.dtensor_cfg"},
+    "generation": {},
 }
 """Kind -> name that comes later -> what to use instead."""
 REGISTERED: dict[str, dict[str, type]] = {"training": {}, "generation": {}}

@@ -39,16 +39,3 @@ class DynamicBatchingConfig(BaseConfig):
     """Accepted, see enabled."""
     sequence_length_round: int = Field(64, ge=1)
     """Accepted, see enabled."""
-
-
-class AsyncGRPOConfig(BaseConfig):
-    """grpo.async_grpo: generate while training; not available."""
-
-    enabled: bool = False
-    """Not available."""
-    max_trajectory_age_steps: int = Field(1, ge=1)
-    """Accepted, see enabled."""
-    in_flight_weight_updates: bool = False
-    """Accepted, see enabled."""
-    recompute_kv_cache_after_weight_updates: bool = False
-    """Accepted, see enabled."""

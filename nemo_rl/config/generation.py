@@ -2,62 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from nemo_rl.config.backends import check_name
 from nemo_rl.config.base import BaseConfig
+from nemo_rl.config.refit import GuardConfig, RefitConfig
 
 
 class VllmConfig(BaseConfig):
-    """policy.generation.vllm_cfg; accepted, read only by the vLLM backend."""
+    """policy.generation.vllm_cfg: the engine of backend vllm."""
 
     tensor_parallel_size: int = Field(1, ge=1)
-    """GPUs that share one engine."""
+    """GPUs (or CPU processes) that share one engine's layers."""
     pipeline_parallel_size: int = Field(1, ge=1)
     """GPUs in sequence in one engine."""
     expert_parallel_size: int = Field(1, ge=1)
-    """GPUs that share the experts of a layer."""
+    """Above 1: experts are spread over all GPUs of an engine."""
     gpu_memory_utilization: float = Field(0.6, gt=0, le=1)
     """Fraction of the GPU's memory for weights and cache."""
     enforce_eager: bool = False
-    """Do not capture CUDA graphs."""
+    """Do not capture CUDA graphs; on CPUs always so."""
     max_model_len: int | None = Field(None, ge=1)
-    """Longest sequence; None means policy.max_total_sequence_length."""
-    precision: str | None = None
-    """None means policy.precision."""
+    """Longest sequence; null: policy.max_total_sequence_length."""
+    precision: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    """Element type of the engine; null: policy.precision."""
     kv_cache_dtype: str = "auto"
     """Element type of the cache."""
     async_engine: bool = False
-    """Serve requests one by one."""
+    """Run AsyncLLM: the engine's core in a process of its own."""
     load_format: str = "dummy"
-    """Weights come from training, so none are read at start."""
+    """dummy: start with random weights, training sends the real ones; auto: read."""
     skip_tokenizer_init: bool = True
-    """Tokens in, tokens out."""
+    """Tokens in, tokens out; stop strings load the tokenizer all the same."""
     use_deep_gemm: bool = False
-    """8-bit matrix products."""
+    """Not available: 8-bit matrix products."""
     num_first_layers_in_bf16: int = Field(0, ge=0)
-    """Layers kept in bfloat16 at the bottom of an 8-bit model."""
+    """Accepted; no model is 8-bit."""
     num_last_layers_in_bf16: int = Field(0, ge=0)
-    """Layers kept in bfloat16 at the top of an 8-bit model."""
+    """Accepted; no model is 8-bit."""
     enable_vllm_metrics_logger: bool = False
-    """Log the engine's own metrics."""
+    """Not available: log the engine's own metrics."""
     vllm_metrics_logger_interval: float = Field(0.5, gt=0)
-    """Seconds between two of them."""
+    """Accepted, see enable_vllm_metrics_logger."""
     expose_http_server: bool = False
-    """Serve an OpenAI-style API beside training."""
+    """Not available: serve an OpenAI-style API beside training."""
     hf_overrides: dict[str, Any] = Field(default_factory=dict)
-    """Entries of the model's config.json to replace."""
+    """Entries of config.json to replace, beside policy.hf_config_overrides."""
 
 
 class GenerationResourcesConfig(BaseConfig):
-    """Machines of a generation that does not share those of training."""
+    """The part of the cluster that generates, where it does not share it."""
 
-    gpus_per_node: int | None = Field(None, ge=0)
-    """GPUs of each node that generate."""
-    num_nodes: int | None = Field(None, ge=0)
-    """Nodes that generate."""
+    gpus_per_node: int | None = Field(None, ge=1)
+    """GPUs of each node that generate; null: all of num_nodes."""
+    cpu_workers_per_node: int | None = Field(None, ge=1)
+    """The same of a cluster without GPUs."""
+    num_nodes: int | None = Field(None, ge=1)
+    """Whole nodes that generate; null: a part of every node."""
 
 
 class ColocatedConfig(BaseConfig):
@@ -68,14 +71,14 @@ class ColocatedConfig(BaseConfig):
     resources: GenerationResourcesConfig = Field(
         default_factory=GenerationResourcesConfig
     )
-    """Accepted; read where they do not share."""
+    """What generation has for itself, taken from the cluster section's machines."""
 
 
 class GenerationConfig(BaseConfig):
     """How responses are sampled."""
 
     backend: str | None = None
-    """Engine: megatron, hf, a registered name, "module:Class"; None: the trainer's."""
+    """Engine: vllm, megatron, hf, "module:Class"; None: the trainer's."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest response in tokens, the stop token included."""
     temperature: float = Field(1.0, ge=0)
@@ -97,13 +100,17 @@ class GenerationConfig(BaseConfig):
     ignore_eos: bool = False
     """Go on to max_new_tokens whatever is sampled; for measurements."""
     vllm_cfg: VllmConfig = Field(default_factory=VllmConfig)
-    """Read only by the vLLM backend."""
+    """The engine of backend vllm."""
     vllm_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Read only by the vLLM backend."""
+    """Further arguments of vLLM's EngineArgs, such as max_num_seqs."""
     mcore_generation_config: dict[str, Any] = Field(default_factory=dict)
     """Accepted; the Megatron backend needs no sizes of its own."""
     colocated: ColocatedConfig = Field(default_factory=ColocatedConfig)
     """Whether generation and training share their machines."""
+    refit: RefitConfig = Field(default_factory=RefitConfig)
+    """How weights move to a generator with its own copy."""
+    guard: GuardConfig = Field(default_factory=GuardConfig)
+    """Checks that such a generator has the trainer's weights."""
 
     @field_validator("backend")
     @classmethod

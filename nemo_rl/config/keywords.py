@@ -138,8 +138,9 @@ def _path_of(name: str, cls: type[MasterConfig], algorithm: str) -> str:
             f"{name} is not a keyword of {algorithm!r}."
             f"{did_you_mean(name, [*KEYWORDS, *paths, *cls.model_fields])}"
         )
-    # Of several keys, that of the algorithm's own section, of policy or data is meant.
-    for path in (f"{algorithm}.{name}", f"policy.{name}", f"data.{name}"):
+    # Of several keys, that of the algorithm's own section, or of these is meant.
+    for section in (algorithm, "policy", "data", "cluster"):
+        path = f"{section}.{name}"
         if path in found:
             return path
     if len(found) == 1:

@@ -9,13 +9,13 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from nemo_rl.algorithms.grpo.async_config import AsyncGRPOConfig
 from nemo_rl.algorithms.grpo.loss_config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.reward_config import (
     AdvEstimatorConfig,
     RewardScalingConfig,
     RewardShapingConfig,
 )
-from nemo_rl.config.dormant import AsyncGRPOConfig
 from nemo_rl.config.loop import LoopConfig
 from nemo_rl.config.master import MasterConfig, batch_size_follows
 from nemo_rl.config.validation import validate_batches, validate_master
@@ -60,7 +60,7 @@ class GRPOConfig(LoopConfig):
     reward_shaping: RewardShapingConfig = Field(default_factory=RewardShapingConfig)
     """Punish responses that are too long, after scaling."""
     async_grpo: AsyncGRPOConfig = Field(default_factory=AsyncGRPOConfig)
-    """Not available."""
+    """Generate while training."""
 
     @property
     def prompts_per_batch(self) -> int:

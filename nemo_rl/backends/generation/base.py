@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
@@ -34,6 +34,63 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     batch_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One response that is wanted of a streaming engine.
+
+    Example::
+
+        GenerationRequest(id="7/3", prompt_ids=[5, 17, 60], seed=11, max_new_tokens=8)
+
+    Attributes:
+        id: unique among those that run.
+        prompt_ids: tokens before the response.
+        seed: decides the samples, whatever else runs beside them.
+        max_new_tokens: longest response, the stop token included.
+        greedy: take the likeliest token.
+        stop_strings: of this row, beside the engine's own.
+        begun_ids: tokens of the response that an earlier engine has sampled already;
+            they are read and not sampled anew, and count as part of the response.
+    """
+
+    id: str
+    prompt_ids: list[int]
+    seed: int
+    max_new_tokens: int
+    greedy: bool = False
+    stop_strings: tuple[str, ...] = ()
+    begun_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """A response of a streaming engine, whole or aborted.
+
+    Example::
+
+        GenerationResult(
+            id="7/3",
+            token_ids=[42, 2],
+            logprobs=[-0.5, -0.1],
+            versions=[3, 4],
+            finish_reason="stop",
+        )
+
+    Attributes:
+        id: of its request.
+        token_ids: what was sampled, without ``begun_ids``.
+        logprobs: of each token under ``softmax(logits / temperature)``.
+        versions: of the weights that sampled each token.
+        finish_reason: ``"stop"``, ``"length"`` or ``"abort"``.
+    """
+
+    id: str
+    token_ids: list[int]
+    logprobs: list[float]
+    versions: list[int]
+    finish_reason: str
 
 
 class GenerationBackend(Protocol):

@@ -7,9 +7,10 @@ Knows no engine. The datum shapes and the configuration are defined in ``data`` 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
 from nemo_rl.config.generation import GenerationConfig
 from nemo_rl.data.interfaces import GenerationDatumSpec, GenerationOutputSpec
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
@@ -20,7 +21,36 @@ __all__ = [
     "GenerationDatumSpec",
     "GenerationInterface",
     "GenerationOutputSpec",
+    "GenerationRequest",
+    "GenerationResult",
+    "GenerationStream",
 ]
+
+
+class GenerationStream(Protocol):
+    """A generator that takes requests at any time and answers them one by one.
+
+    Its methods may be called from several threads. Results come in the order in which
+    they end.
+    """
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> None:
+        """Start responses; returns at once."""
+
+    def poll(self, ids: Sequence[str], timeout_s: float) -> list[GenerationResult]:
+        """Those of the responses that have ended; waits for one at most so long.
+
+        Each result is given once. An engine that died is restarted and its responses
+        are sampled again, from the same seeds.
+
+        Raises:
+            WorkerError: an engine died again and again.
+        """
+        ...
+
+    def abort(self, ids: Sequence[str]) -> list[GenerationResult]:
+        """End responses; what they have so far, those that ended meanwhile included."""
+        ...
 
 
 class GenerationInterface(ABC):

@@ -37,14 +37,14 @@ REFUSED = {
         True,
         "use_distributed_optimizer",
     ),
-    "policy.generation.backend": ("vllm", "Leave policy.generation.backend out"),
+    "policy.generation.vllm_cfg.use_deep_gemm": (True, "bfloat16"),
+    "policy.generation.vllm_cfg.enable_vllm_metrics_logger": (True, "metrics.jsonl"),
+    "policy.generation.vllm_cfg.expose_http_server": (True, "vllm serve"),
     "policy.generation.include_stop_str_in_output": (False, "Set it to true"),
     "policy.tokenizer.chat_template_kwargs": ({"a": 1}, "tokenizer.chat_template"),
-    "policy.generation.colocated.enabled": (False, "Set it to true"),
     "policy.sequence_packing.enabled": (True, "padded"),
     "policy.dynamic_batching.enabled": (True, "train_micro_batch_size"),
     "logger.swanlab_enabled": (True, "tensorboard_enabled"),
-    "grpo.async_grpo.enabled": (True, "take turns"),
 }
 
 

@@ -173,7 +173,7 @@ def test_a_nemo_rl_recipe_is_read_and_its_settings_arrive() -> None:
 
 def test_what_this_version_lacks_is_refused_all_at_once() -> None:
     recipe = nemo_rl_style()
-    recipe["policy"]["generation"]["backend"] = "vllm"
+    recipe["policy"]["dynamic_batching"] = {"enabled": True}
     recipe["policy"]["sequence_packing"]["enabled"] = True
     with pytest.raises(ConfigurationError) as error:
         GRPOMasterConfig.from_mapping(recipe)
