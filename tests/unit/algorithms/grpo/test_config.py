@@ -178,7 +178,7 @@ def test_what_this_version_lacks_is_refused_all_at_once() -> None:
     with pytest.raises(ConfigurationError) as error:
         GRPOMasterConfig.from_mapping(recipe)
     assert str(error.value).startswith("2 problems:")
-    assert "policy.generation.backend='vllm' is not available" in str(error.value)
+    assert "policy.dynamic_batching.enabled=True is not" in str(error.value)
     assert "policy.sequence_packing.enabled=True is not available" in str(error.value)
 
 
