@@ -33,22 +33,6 @@ ALIASES: dict[str, dict[str, str]] = {
 }
 """Alias module -> second name -> "canonical.module:name"."""
 
-_NO_VLLM = (
-    "The training engine generates with its own weights: leave "
-    "policy.generation.backend out, or use nemo_rl.models.generation."
-    "HuggingFaceGeneration."
-)
-
-LATER: dict[str, dict[str, str]] = {
-    "nemo_rl.backends.generation.vllm": {"VLLMBackend": _NO_VLLM},
-    "nemo_rl.models.generation": {
-        "VllmConfig": _NO_VLLM,
-        "VllmGeneration": _NO_VLLM,
-        "VllmGenerationWorker": _NO_VLLM,
-    },
-}
-"""Package -> documented name that is not in this version -> what to use instead."""
-
 
 def forward(module: str) -> Callable[[str], Any]:
     """Return the `__getattr__` of an alias module.

@@ -14,19 +14,13 @@ from typing import Any
 Exports = tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]
 
 
-def lazy_exports(
-    package: str,
-    exports: Mapping[str, str],
-    later: Mapping[str, str] | None = None,
-) -> Exports:
+def lazy_exports(package: str, exports: Mapping[str, str]) -> Exports:
     """Build `__getattr__`, `__dir__` and `__all__` of a package.
 
     Args:
         package: the package's `__name__`.
         exports: public name -> module that defines it; "module:other" where the
             object has another name there.
-        later: names that are known but not in this version -> one sentence that
-            says what to use instead. They are not in `__all__`.
 
     Returns:
         `(__getattr__, __dir__, __all__)`, to be assigned in the package.
@@ -35,7 +29,6 @@ def lazy_exports(
         ValueError: an exported name equals a submodule of the package: importing
             the submodule would replace the exported object.
     """
-    later = dict(later or {})
     for name, target in exports.items():
         if target.partition(":")[0] == f"{package}.{name}":
             raise ValueError(
@@ -48,12 +41,6 @@ def lazy_exports(
             value = getattr(import_module(module), attribute or name)
             setattr(sys.modules[package], name, value)
             return value
-        if name in later:
-            # Not an AttributeError: `from package import name` would replace its
-            # text by "cannot import name".
-            raise ImportError(
-                f"{package}.{name} is not in this version of nemo_rl. {later[name]}"
-            )
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

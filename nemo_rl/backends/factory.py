@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from nemo_rl.config.backends import BUILT_IN, NOT_YET, REGISTERED
+from nemo_rl.config.backends import BUILT_IN, REGISTERED
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import import_object
 from nemo_rl.utils.suggest import did_you_mean
@@ -45,7 +45,7 @@ def lookup(kind: str, name: str) -> type:
         name: registered or built-in name, or "module:Class".
 
     Raises:
-        ConfigurationError: unknown name, or one that this version lacks.
+        ConfigurationError: unknown name.
     """
     if name in REGISTERED[kind]:
         return REGISTERED[kind][name]
@@ -53,11 +53,6 @@ def lookup(kind: str, name: str) -> type:
         return import_object(BUILT_IN[kind][name])
     if ":" in name:
         return import_object(name)
-    if name in NOT_YET[kind]:
-        raise ConfigurationError(
-            f"the {kind} backend {name!r} is not part of this version; "
-            f"{NOT_YET[kind][name]}"
-        )
     known = sorted([*BUILT_IN[kind], *REGISTERED[kind]])
     raise ConfigurationError(
         f"unknown {kind} backend {name!r}; known: {', '.join(known)}, or "

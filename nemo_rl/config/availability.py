@@ -101,13 +101,13 @@ UNAVAILABLE: dict[tuple[str, str], Refusal] = {
     ("DDPConfig", "use_custom_fsdp"): Refusal(
         _on, "Set it to false; use_distributed_optimizer spreads the state over ranks."
     ),
-    ("VllmConfig", "use_deep_gemm"): Refusal(
+    ("VllmEngineConfig", "use_deep_gemm"): Refusal(
         _on, "Set it to false; precision 'bfloat16' is the fastest."
     ),
-    ("VllmConfig", "enable_vllm_metrics_logger"): Refusal(
+    ("VllmEngineConfig", "enable_vllm_metrics_logger"): Refusal(
         _on, "Set it to false; metrics.jsonl has timing/generation_s and tokens_per_s."
     ),
-    ("VllmConfig", "expose_http_server"): Refusal(
+    ("VllmEngineConfig", "expose_http_server"): Refusal(
         _on,
         "Set it to false; to serve the weights, start `vllm serve` on the folder that "
         "checkpointing.export_hf writes.",

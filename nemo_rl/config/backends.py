@@ -28,11 +28,6 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
 }
 """Kind -> name -> class as "module:Class"."""
-NOT_YET: dict[str, dict[str, str]] = {
-    "training": {},
-    "generation": {},
-}
-"""Kind -> name that comes later -> what to use instead."""
 REGISTERED: dict[str, dict[str, type]] = {"training": {}, "generation": {}}
 """Kind -> name -> class, of the `register_..._backend` decorators."""
 
@@ -46,7 +41,7 @@ def check_name(kind: str, name: str) -> None:
     Raises:
         ValueError: it is none of these.
     """
-    known = [*BUILT_IN[kind], *NOT_YET[kind], *REGISTERED[kind]]
+    known = [*BUILT_IN[kind], *REGISTERED[kind]]
     if name not in known and ":" not in name:
         raise ValueError(
             f"is not one of {', '.join(known)}, and no 'module:Class'."
@@ -65,6 +60,11 @@ def generation_backend(policy: PolicyConfig) -> str:
     """The name of the generation engine; None in the recipe: the training engine's."""
     given = policy.generation.backend
     return given or _GENERATES_WITH.get(training_backend(policy), "")
+
+
+def generates_apart(policy: PolicyConfig) -> bool:
+    """Whether generation has processes, and a copy of the weights, of its own."""
+    return generation_backend(policy) == "vllm"
 
 
 def check_backends(policy: PolicyConfig) -> None:
@@ -104,6 +104,7 @@ def check_backends(policy: PolicyConfig) -> None:
         )
     _check_sizes(policy, chosen)
     _check_generator(policy, chosen)
+    _check_placement(policy)
 
 
 def _check_sizes(policy: PolicyConfig, chosen: str) -> None:
@@ -136,6 +137,20 @@ def _check_generator(policy: PolicyConfig, chosen: str) -> None:
                 f"{training!r} training backend, but {chosen!r} trains; set it to "
                 f"{use}."
             )
+
+
+def _check_placement(policy: PolicyConfig) -> None:
+    """Check that a generator with machines of its own has weights of its own.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not policy.generation.colocated.enabled and not generates_apart(policy):
+        raise ValueError(
+            "generation.colocated.enabled=false, but generation.backend="
+            f"{generation_backend(policy)!r} samples with the weights of the training "
+            "processes: set it to 'vllm', or colocated.enabled to true."
+        )
 
 
 def tensor_parallel_key(policy: PolicyConfig) -> str:

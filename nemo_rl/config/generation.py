@@ -11,7 +11,7 @@ from nemo_rl.config.base import BaseConfig
 from nemo_rl.config.refit import GuardConfig, RefitConfig
 
 
-class VllmConfig(BaseConfig):
+class VllmEngineConfig(BaseConfig):
     """policy.generation.vllm_cfg: the engine of backend vllm."""
 
     tensor_parallel_size: int = Field(1, ge=1)
@@ -99,7 +99,7 @@ class GenerationConfig(BaseConfig):
     """Accepted; policy.tokenizer decides."""
     ignore_eos: bool = False
     """Go on to max_new_tokens whatever is sampled; for measurements."""
-    vllm_cfg: VllmConfig = Field(default_factory=VllmConfig)
+    vllm_cfg: VllmEngineConfig = Field(default_factory=VllmEngineConfig)
     """The engine of backend vllm."""
     vllm_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's EngineArgs, such as max_num_seqs."""

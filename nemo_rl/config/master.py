@@ -14,6 +14,7 @@ from nemo_rl.config.base import BaseConfig, merge, plain
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.data import DataConfig
 from nemo_rl.config.environment import EnvConfig
+from nemo_rl.config.layout import ClusterLayout, cluster_layout
 from nemo_rl.config.loop import OpenLoopConfig
 from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
@@ -85,7 +86,19 @@ class MasterConfig(BaseConfig):
         Raises:
             ConfigurationError: they do not divide the world size.
         """
-        return parallel_dims(self.policy, self.cluster.world_size)
+        return parallel_dims(self.policy, self.layout.training_size)
+
+    @property
+    def layout(self) -> ClusterLayout:
+        """Which places train and which generate.
+
+        Raises:
+            ConfigurationError: they do not fit the cluster.
+        """
+        if not self.samples:
+            cluster = self.cluster
+            return ClusterLayout([cluster.workers_per_node] * cluster.num_nodes, [])
+        return cluster_layout(self.cluster, self.policy)
 
     @property
     def max_prompt_length(self) -> int:

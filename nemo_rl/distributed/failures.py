@@ -10,7 +10,12 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nemo_rl.utils.exceptions import NemoRLError, ResourceError, WorkerError
+from nemo_rl.utils.exceptions import (
+    NemoRLError,
+    ResourceError,
+    WorkerDied,
+    WorkerError,
+)
 
 if TYPE_CHECKING:
     from nemo_rl.distributed.worker_shell import Place
@@ -98,7 +103,7 @@ def root_cause(failures: list[Failure], *, size: int) -> NemoRLError:
 
 def dead_worker(
     method: str, reason: str, *, rank: int, place: Place | None, log_tail: str
-) -> WorkerError:
+) -> WorkerDied:
     """Word the death of a worker process.
 
     Args:
@@ -114,7 +119,7 @@ def dead_worker(
         else "that had not started yet"
     )
     shown = f"\nLast lines of its log:\n{log_tail}" if log_tail else ""
-    return WorkerError(
+    return WorkerDied(
         f"The worker of rank {rank} {where} died in {method}(): {_telling(reason)}\n"
         "What to do: if it was out of memory, lower policy.train_micro_batch_size or "
         "raise the parallel sizes; otherwise look at that host (dmesg, nvidia-smi). "

@@ -6,7 +6,22 @@ Knows neither Ray nor torch; ``local.py`` and ``worker_groups.py`` are the two a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What each worker of a group takes of a cluster; None: all of its place."""
+
+    bundles: Sequence[int] | None = None
+    """The node of each worker, as an index into the cluster's; None: every place."""
+    num_cpus: float | None = None
+    """CPUs that Ray counts; 0 shares those of another group."""
+    num_gpus: float | None = None
+    """GPUs that Ray counts; 0 shares those of another group."""
+    max_concurrency: int = 1
+    """Calls that run at once in a worker, in threads of their own."""
 
 
 @runtime_checkable

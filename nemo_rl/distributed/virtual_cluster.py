@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nemo_rl.distributed import ray_session
+from nemo_rl.distributed.interfaces import WorkerOptions
 from nemo_rl.distributed.worker_groups import RayWorkerGroup
 from nemo_rl.utils.exceptions import ConfigurationError, ResourceError
 from nemo_rl.utils.imports import require
@@ -22,6 +23,9 @@ class RayVirtualCluster:
     """Worker places on the nodes of a Ray cluster.
 
     Nothing is reserved before the first workers are started.
+
+    Attributes:
+        generation: places that generate, where they are not these; None: these do.
 
     Example:
         >>> cluster = RayVirtualCluster([8, 8])       # two nodes of eight GPUs
@@ -68,6 +72,7 @@ class RayVirtualCluster:
         self._timeout_s = timeout_s
         self._placement_group: Any = None
         self._groups: list[RayWorkerGroup] = []
+        self.generation: RayVirtualCluster | None = None
 
     @property
     def world_size(self) -> int:
@@ -88,6 +93,11 @@ class RayVirtualCluster:
     def num_cpus_per_worker(self) -> int:
         """CPUs reserved for each worker."""
         return self._num_cpus_per_worker
+
+    @property
+    def workers_per_node(self) -> list[int]:
+        """Worker places of each node."""
+        return list(self._workers_per_node)
 
     def places(self) -> list[int]:
         """Return the bundle index of each place: ``[0, 0, 1, 1]`` for two nodes."""
@@ -111,6 +121,14 @@ class RayVirtualCluster:
             self._placement_group = self._reserve()
         return self._placement_group
 
+    def in_bundle(self, bundle: int) -> Any:
+        """Return Ray's scheduling strategy for a worker on one of the nodes."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        return PlacementGroupSchedulingStrategy(
+            placement_group=self.placement_group(), placement_group_bundle_index=bundle
+        )
+
     def start_workers(
         self,
         actor_class: type,
@@ -118,14 +136,19 @@ class RayVirtualCluster:
         num_workers: int | None = None,
         env: Mapping[str, str] | None = None,
         init_kwargs: Mapping[str, Any] | None = None,
+        options: WorkerOptions | None = None,
     ) -> RayWorkerGroup:
-        """Start one actor per place; see ``interfaces.VirtualCluster``."""
+        """Start one actor per place; see ``interfaces.VirtualCluster``.
+
+        Several groups may share the places: ``options`` says what each takes of them.
+        """
         group = RayWorkerGroup(
             virtual_cluster=self,
             actor_class=actor_class,
             num_workers=num_workers,
             env=env,
             init_kwargs=init_kwargs,
+            options=options,
         )
         self._groups.append(group)
         return group
@@ -141,9 +164,11 @@ class RayVirtualCluster:
 
     def _connect(self) -> None:
         if not require("ray").is_initialized():
+            beside = self.generation.world_size if self.generation else 0
+            places = self.world_size + beside
             ray_session.connect(
-                num_cpus=self.world_size * self._num_cpus_per_worker,
-                num_gpus=self.world_size if self._use_gpus else 0,
+                num_cpus=places * self._num_cpus_per_worker,
+                num_gpus=places if self._use_gpus else 0,
             )
 
     def _bundles(self) -> list[dict[str, float]]:

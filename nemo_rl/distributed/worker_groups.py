@@ -7,6 +7,7 @@ no rank is left in a collective for a peer that will not come. Knows no method b
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from nemo_rl.distributed.failures import (
     placed,
     root_cause,
 )
+from nemo_rl.distributed.interfaces import WorkerOptions
 from nemo_rl.distributed.rank import RankInfo
 from nemo_rl.distributed.worker_shell import (
     Place,
@@ -54,6 +56,7 @@ class RayWorkerGroup:
         *,
         env: Mapping[str, str] | None = None,
         init_kwargs: Mapping[str, Any] | None = None,
+        options: WorkerOptions | None = None,
     ) -> None:
         """Start the processes, number them, and construct a worker in each.
 
@@ -64,12 +67,16 @@ class RayWorkerGroup:
             num_workers: How many; every place when None.
             env: Environment variables on top of ``utils.env.worker_env``.
             init_kwargs: Keyword arguments, the same for each rank.
+            options: What each takes of its place; a whole place when None.
 
         Raises:
             ResourceError: There are fewer places than workers, or Ray has too little.
             WorkerError: A worker did not start.
         """
+        options = options or WorkerOptions()
         places = virtual_cluster.places()
+        if options.bundles is not None:
+            places = list(options.bundles)
         size = len(places) if num_workers is None else num_workers
         if not 1 <= size <= len(places):
             raise ResourceError(
@@ -79,7 +86,9 @@ class RayWorkerGroup:
         self._shells: list[Any] = []
         self._places: list[Place] = []
         self._use_gpus = virtual_cluster.use_gpus
-        group = virtual_cluster.placement_group()
+        # Two threads that call all ranks must not reach them in different orders.
+        self._order = threading.Lock()
+        cpus, gpus = options.num_cpus, options.num_gpus
         variables = worker_env(
             use_gpus=self._use_gpus, threads=virtual_cluster.num_cpus_per_worker
         )
@@ -88,10 +97,11 @@ class RayWorkerGroup:
         actor = self._ray.remote(WorkerShell)
         self._shells = [
             actor.options(
-                num_cpus=virtual_cluster.num_cpus_per_worker,
-                num_gpus=1 if self._use_gpus else 0,
+                num_cpus=virtual_cluster.num_cpus_per_worker if cpus is None else cpus,
+                num_gpus=int(self._use_gpus) if gpus is None else gpus,
                 max_restarts=0,
-                scheduling_strategy=_in_bundle(group, bundle),
+                max_concurrency=options.max_concurrency,
+                scheduling_strategy=virtual_cluster.in_bundle(bundle),
                 runtime_env={"env_vars": variables},
             ).remote()
             for bundle in places[:size]
@@ -116,7 +126,8 @@ class RayWorkerGroup:
         self._require_alive()
         # Stored once and read by all, instead of serialised for each rank.
         payload = self._ray.put((args, kwargs))
-        refs = [shell.call.remote(method, payload) for shell in self._shells]
+        with self._order:
+            refs = [shell.call.remote(method, payload) for shell in self._shells]
         return self._wait(refs, method, timeout_s)
 
     def run_per_rank(
@@ -132,10 +143,12 @@ class RayWorkerGroup:
                 f"{method}() got arguments for {len(per_rank)} ranks; the group has "
                 f"{self.size}."
             )
-        refs = [
-            shell.call.remote(method, self._ray.put((tuple(args), {})))
-            for shell, args in zip(self._shells, per_rank, strict=True)
-        ]
+        payloads = [self._ray.put((tuple(args), {})) for args in per_rank]
+        with self._order:
+            refs = [
+                shell.call.remote(method, payload)
+                for shell, payload in zip(self._shells, payloads, strict=True)
+            ]
         return self._wait(refs, method, timeout_s)
 
     def run_one(self, rank: int, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -280,11 +293,3 @@ class RayWorkerGroup:
             # A process that is gone already needs no killing.
             with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
                 self._ray.kill(shell, no_restart=True)
-
-
-def _in_bundle(group: Any, bundle: int) -> Any:
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    return PlacementGroupSchedulingStrategy(
-        placement_group=group, placement_group_bundle_index=bundle
-    )

@@ -199,7 +199,7 @@ class TrainerSetup:
 
     def _setup_cluster(self) -> None:
         if self._given_policy is None:
-            resources = ResourceManager(self.config.cluster)
+            resources = ResourceManager(self.config.cluster, self.config.layout)
             self.cluster = resources.allocate()
             self._teardown_steps.append(resources.release)
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.

@@ -7,7 +7,9 @@
     ├── LaunchError                  2   the job cannot be submitted or started
     ├── TrainingError                1   also a RuntimeError: while training
     │   ├── RewardError              2   the user's reward function
-    │   └── WorkerError              1   a worker process failed or died
+    │   ├── ConsistencyError         1   the generator has not the trainer's weights
+    │   └── WorkerError              1   a worker process failed
+    │       └── WorkerDied           1   its process is gone
     └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
 
 Each takes its message alone, so that it survives pickling between processes.
@@ -56,8 +58,16 @@ class RewardError(TrainingError):
     exit_code: ClassVar[int] = 2
 
 
+class ConsistencyError(TrainingError):
+    """Generator and trainer disagree on the weights: names tensors and the report."""
+
+
 class WorkerError(TrainingError):
     """A worker raised an error of its own or died: names rank, host and cause."""
+
+
+class WorkerDied(WorkerError):
+    """A worker's process is gone, as opposed to having raised."""
 
 
 class ResourceError(NemoRLError, RuntimeError):

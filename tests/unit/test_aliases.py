@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import nemo_rl
-from nemo_rl._aliases import ALIASES, LATER, forward
+from nemo_rl._aliases import ALIASES, forward
 
 ROOT = Path(nemo_rl.__file__).parent
 
@@ -47,8 +47,3 @@ def test_the_canonical_modules_exist() -> None:
         assert ROOT.joinpath(*target.split(".")[1:]).with_suffix(".py").is_file(), (
             target
         )
-
-
-def test_what_comes_later_says_what_to_use() -> None:
-    sentences = [text for names in LATER.values() for text in names.values()]
-    assert all("se nemo_rl." in text or "use nemo_rl." in text for text in sentences)

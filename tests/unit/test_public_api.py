@@ -7,7 +7,6 @@ from importlib import import_module
 import pytest
 
 import nemo_rl
-from nemo_rl._aliases import LATER
 
 DOCUMENTED = [
     "nemo_rl:train",
@@ -126,15 +125,6 @@ def run(code: str) -> str:
 def test_documented_name_resolves(path: str) -> None:
     module, _, name = path.partition(":")
     assert getattr(import_module(module), name) is not None
-
-
-@pytest.mark.parametrize(
-    "path", [f"{module}:{name}" for module, names in LATER.items() for name in names]
-)
-def test_names_that_come_later_say_what_to_use(path: str) -> None:
-    module, _, name = path.partition(":")
-    with pytest.raises(ImportError, match=r"not in this version of nemo_rl\. .*se "):
-        getattr(import_module(module), name)
 
 
 def test_importing_is_fast() -> None:

@@ -9,11 +9,12 @@ from nemo_rl.config.parallel import ParallelDims
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
+from nemo_rl.models.generation.prompts import checked_prompts
 from nemo_rl.models.policy.training_policy import (
     pad_rows_to_multiple,
     shard_over_replicas,
 )
-from nemo_rl.utils.exceptions import ConfigurationError, DataError, TrainingError
+from nemo_rl.utils.exceptions import TrainingError
 
 
 class GenerationPolicy:
@@ -70,7 +71,7 @@ class GenerationPolicy:
             DataError: no prompt, or an empty one.
             TrainingError: a sampled token came back without a finite log-prob.
         """
-        prompts = self._prompts(data)
+        prompts = checked_prompts(data, self._params["max_total_length"])
         padded, rows = pad_rows_to_multiple(prompts, self.dims.dp)
         shards = shard_over_replicas(padded, self.dims)
         params = SamplingParams(
@@ -87,28 +88,3 @@ class GenerationPolicy:
                 "its sampling options are broken"
             )
         return output
-
-    def _prompts(self, data: BatchedDataDict) -> BatchedDataDict:
-        ids = data["input_ids"]
-        if "input_lengths" in data:
-            lengths = data["input_lengths"]
-        else:
-            lengths = data["attention_mask"].sum(-1)
-        if not len(ids) or int(lengths.min()) < 1 or int(lengths.max()) > ids.shape[1]:
-            raise DataError(
-                f"prompts of {lengths.tolist()} tokens in a batch {list(ids.shape)}: "
-                "each needs at least one token and no more than the batch is wide"
-            )
-        longest, limit = int(lengths.max()), self._params["max_total_length"]
-        if longest >= limit:
-            raise ConfigurationError(
-                f"a prompt has {longest} tokens and policy.max_total_sequence_length "
-                f"is {limit}: no room for a response. Raise it to at least "
-                f"{longest + 1}, or shorten the prompts."
-            )
-        seeds = data.get("sampling_seed")
-        if seeds is None:
-            seeds = torch.arange(len(ids))
-        return BatchedDataDict(
-            {"input_ids": ids, "input_lengths": lengths, "sampling_seed": seeds}
-        )
