@@ -7,6 +7,7 @@
     ├── LaunchError                  2   the job cannot be submitted or started
     ├── TrainingError                1   also a RuntimeError: while training
     │   ├── RewardError              2   the user's reward function
+    │   ├── RefitError               1   weights did not reach the generator
     │   └── WorkerError              1   a worker process failed or died
     └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
 
@@ -54,6 +55,10 @@ class RewardError(TrainingError):
     """A reward function raised, or returned something that is no reward."""
 
     exit_code: ClassVar[int] = 2
+
+
+class RefitError(TrainingError):
+    """Trained weights did not reach the generator: says who waited for whom."""
 
 
 class WorkerError(TrainingError):
