@@ -10,6 +10,8 @@
     │   ├── ConsistencyError         1   the generator has not the trainer's weights
     │   └── WorkerError              1   a worker process failed
     │       └── WorkerDied           1   its process is gone
+    │   ├── RefitError               1   weights did not reach the generator
+    │   └── WorkerError              1   a worker process failed or died
     └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
 
 Each takes its message alone, so that it survives pickling between processes.
@@ -60,6 +62,8 @@ class RewardError(TrainingError):
 
 class ConsistencyError(TrainingError):
     """Generator and trainer disagree on the weights: names tensors and the report."""
+class RefitError(TrainingError):
+    """Trained weights did not reach the generator: says who waited for whom."""
 
 
 class WorkerError(TrainingError):

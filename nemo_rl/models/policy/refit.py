@@ -1,0 +1,206 @@
+"""Refit: the driver's part of moving trained weights to a generator of its own.
+
+Decides how they move, tells both sides at the same time, and makes one error of what
+goes wrong on either. Holds no weight; knows neither the engines nor their machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from nemo_rl.backends.refit.base import RefitLink, TensorSpec
+from nemo_rl.backends.refit.control import ControlStore
+from nemo_rl.config.refit import RefitConfig
+from nemo_rl.distributed.interfaces import WorkerGroup
+from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError, RefitError
+
+MIB = 2**20
+
+
+class ReceiverGroup(Protocol):
+    """Whatever generates with weights that it is sent."""
+
+    @property
+    def num_receivers(self) -> int:
+        """Processes that hold a copy or a part of the weights; each gets all."""
+        ...
+
+    @property
+    def membership(self) -> Hashable:
+        """Changes whenever one of those processes is another than before."""
+        ...
+
+    def receive(self, link: RefitLink, version: int) -> list[dict[str, Any]]:
+        """Have every process take all tensors of ``open_receiver(link, index)``.
+
+        Args:
+            link: the transfer; processes are numbered 0 .. num_receivers - 1.
+            version: what the weights are called from now on.
+
+        Returns:
+            Per process ``TransferStats.as_dict()`` and what else it has to say.
+
+        Raises:
+            NemoRLError: a process did not get or could not load the weights.
+        """
+        ...
+
+
+class WeightObserver(Protocol):
+    """Looks at weights as they are sent, on the ranks that send them."""
+
+    def __call__(self, name: str, tensor: Any) -> None:
+        """See one tensor; it is valid during the call."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """What was found, by tensor name."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefitReport:
+    """One transfer of weights.
+
+    Attributes:
+        version: what the weights are called.
+        transport: how they travelled.
+        model_bytes: bytes of all tensors, each counted once.
+        bytes_moved: bytes that the sending side put on its way, all stages together.
+        seconds: from the call to the last answer.
+        sender_peak_bytes: most memory a sending rank held in buckets.
+        receiver_peak_bytes: most memory a receiver held in buckets.
+        observed: what the observers of all sending ranks found, by tensor name.
+        senders: per sending stage its statistics.
+        receivers: per receiver what it answered.
+    """
+
+    version: int
+    transport: str
+    model_bytes: int
+    bytes_moved: int
+    seconds: float
+    sender_peak_bytes: int
+    receiver_peak_bytes: int
+    observed: dict[str, Any] = field(default_factory=dict)
+    senders: list[dict[str, Any]] = field(default_factory=list)
+    receivers: list[dict[str, Any]] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """For the log: refit_bytes, refit_s, refit_gib_per_s, refit_peak_extra_mib."""
+        peak = max(self.sender_peak_bytes, self.receiver_peak_bytes)
+        return {
+            "refit_bytes": float(self.bytes_moved),
+            "refit_s": self.seconds,
+            "refit_gib_per_s": self.bytes_moved / 2**30 / max(self.seconds, 1e-9),
+            "refit_peak_extra_mib": peak / MIB,
+        }
+
+
+def choose_transport(
+    config: RefitConfig, *, colocated: bool, use_gpus: bool, same_host: bool
+) -> str:
+    """How weights move: ``config.transport``, or what fits where that is ``auto``.
+
+    Args:
+        config: policy.generation.refit.
+        colocated: training and generation take turns on the same devices.
+        use_gpus: they run on GPUs.
+        same_host: all of their processes are on one machine.
+
+    Returns:
+        ``gloo``, ``nccl``, ``ipc`` or ``files``. Auto is gloo on CPUs, nccl between
+        GPUs of each their own, ipc on shared GPUs of one machine, and on those of
+        several gloo.
+
+    Raises:
+        ConfigurationError: the wanted transport cannot work here.
+    """
+    key = "policy.generation.refit.transport"
+    wanted = config.transport
+    if wanted == "auto":
+        if not use_gpus:
+            return "gloo"
+        if not colocated:
+            return "nccl"
+        return "ipc" if same_host else "gloo"
+    if wanted == "nccl" and not use_gpus:
+        raise ConfigurationError(
+            f"{key} is nccl, which moves weights between GPUs, and this run has none: "
+            "set it to gloo, or to auto."
+        )
+    if wanted == "nccl" and colocated:
+        raise ConfigurationError(
+            f"{key} is nccl, and training and generation share their GPUs: NCCL does "
+            "not connect two processes of one GPU. Set it to "
+            f"{'ipc' if same_host else 'gloo'}, or to auto."
+        )
+    if wanted == "ipc" and not same_host:
+        raise ConfigurationError(
+            f"{key} is ipc, which moves weights inside one machine, and training and "
+            f"generation run on several: set it to "
+            f"{'nccl' if use_gpus and not colocated else 'gloo'}, to files with "
+            "policy.generation.refit.folder, or to auto."
+        )
+    return wanted
+
+
+class Refit:
+    """Moves the weights of a policy's workers to a group of receivers.
+
+    Args:
+        workers: the training ranks: ``refit_plan`` and ``send_weights``.
+        receivers: the generating side.
+        config: policy.generation.refit.
+        transport: what ``choose_transport`` chose.
+        address: this host's address as the workers see it.
+        folder: for ``files``, where ``config.folder`` is null.
+        cast: dtype that matrices are cast to on the way; None: as they are trained.
+        observer: class of a ``WeightObserver``, one is made on every sending rank.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword-only beyond the three everybody passes
+        self,
+        workers: WorkerGroup,
+        receivers: ReceiverGroup,
+        config: RefitConfig,
+        *,
+        transport: str,
+        address: str = "127.0.0.1",
+        folder: str | None = None,
+        cast: str | None = None,
+        observer: type[WeightObserver] | None = None,
+    ) -> None:
+        self._workers, self._receivers = workers, receivers
+        self._config, self._transport, self._cast = config, transport, cast
+        self._folder = config.folder or folder
+        if transport == "files" and self._folder is None:
+            raise ConfigurationError(
+                "policy.generation.refit.transport is files: set "
+                "policy.generation.refit.folder to a folder that all nodes see."
+            )
+        self._observer = observer
+        self._control = ControlStore(address)
+        self._plan: tuple[tuple[TensorSpec, ...], ...] | None = None
+        self._membership: Hashable = None
+        self._group, self._serial = "", 0
+
+    def run(self, version: int) -> RefitReport:
+        """Send every weight once; ends when all receivers have loaded them.
+
+        Args:
+            version: what the weights are called from now on; sending a version again
+                is no error.
+
+        Raises:
+            RefitError: the weights did not arrive; names the root cause. The receivers
+                may hold a part of them: send again, or end them.
+            NemoRLError: a worker or a receiver failed; its own error.
+        """
+        raise NotImplementedError
