@@ -74,7 +74,6 @@ TESTED_ELSEWHERE = {
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/generation/vllm.py": "unit/test_seed_pages.py",
-    "backends/generation/vllm.py": "unit/test_seed_pages.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""
