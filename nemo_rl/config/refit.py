@@ -13,7 +13,7 @@ class RefitConfig(BaseConfig):
     """policy.generation.refit: how weights move to a generator with its own copy."""
 
     transport: Literal["auto", "ipc", "nccl", "gloo", "files"] = "auto"
-    """ipc (same machine), nccl or gloo (network), files; auto: the fastest that fits."""
+    """ipc (one machine), nccl or gloo (network), files; auto: the fastest that fits."""
     bucket_mib: int = Field(256, ge=1)
     """Megabytes sent at once; two such buckets are held at a time."""
     folder: str | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.layout import ClusterLayout
 from nemo_rl.distributed import ray_session
-from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+from nemo_rl.distributed.virtual_cluster import DEFAULT_NAME, RayVirtualCluster
 
 
 class ResourceManager:
@@ -42,21 +42,21 @@ class ResourceManager:
             config = self.config
             everything = [config.workers_per_node] * config.num_nodes
             layout = self.layout or ClusterLayout(everything, [])
-            self._cluster = self._places(layout.training)
+            self._cluster = self._places(layout.training, DEFAULT_NAME)
             if layout.generation:
                 self._cluster.generation = self._places(
-                    layout.generation, name="nemo_rl-generation"
+                    layout.generation, "nemo_rl-generation"
                 )
         return self._cluster
 
-    def _places(self, per_node: list[int], **options: str) -> RayVirtualCluster:
+    def _places(self, per_node: list[int], name: str) -> RayVirtualCluster:
         config = self.config
         return RayVirtualCluster(
             per_node,
             use_gpus=config.use_gpus,
             num_gpus_per_node=config.gpus_per_node or None,
             num_cpus_per_worker=config.num_cpus_per_worker,
-            **options,
+            name=name,
         )
 
     def release(self) -> None:

@@ -91,6 +91,7 @@ class TrainerSetup:
                 self._teardown_steps.append(self.policy.shutdown)
             if self._resumed is not None:
                 self.policy.load_checkpoint(self._resumed.path / "policy")
+                self.policy.version = self.state.step
 
     def _setup_data(self, dataset: Any, reward_fn: Any, val_dataset: Any) -> None:
         config = self.config

@@ -31,6 +31,7 @@ EXTRA_OF = {
     "tensorboard": "train",
     "torch": "train",
     "transformers": "train",
+    "vllm": "vllm",
     "wandb": "loggers",
 }
 """Importable module -> extra of the nemo_rl distribution that installs it."""

@@ -49,7 +49,7 @@ class GRPOTrainer(SamplingTrainer):
         with self.phase("training"):
             metrics |= self.policy.train(train_batch, self.loss_fn)
         with self.phase("refit"):
-            self.policy.refit()
+            metrics |= self.policy.refit() or {}
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
         return metrics
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
-from nemo_rl.distributed.interfaces import WorkerGroup
+from nemo_rl.distributed.worker_groups import RayWorkerGroup
+from nemo_rl.distributed.worker_shell import Place
 from nemo_rl.utils.exceptions import NemoRLError, WorkerDied, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Replica:
     def __init__(
         self,
         number: int,
-        start: Callable[[], WorkerGroup],
+        start: Callable[[], RayWorkerGroup],
         *,
         revived: Callable[[Replica], None],
         news: threading.Condition,
@@ -64,6 +65,28 @@ class Replica:
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the engine's worker."""
         return self.group.run_one(0, method, *args)
+
+    @property
+    def place(self) -> Place:
+        """Where the engine's worker runs: host, process."""
+        return self.group.places[0]
+
+    def ensure_alive(self) -> None:
+        """Start the engine anew if it died while it had nothing to do.
+
+        Whoever calls this sends it the weights.
+        """
+        try:
+            self.call("ping")
+        except WorkerDied as error:
+            with self._news:
+                listening = bool(self._open)
+            if listening:
+                raise
+            logger.warning("%s", str(error).splitlines()[0])
+            self.group.shutdown()
+            self.group = self._start()
+            self.restarts += 1
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """Start responses; the engine's death meanwhile is the listener's matter."""
@@ -98,8 +121,9 @@ class Replica:
             # What had ended before the abort comes by the listener.
             late = [name for name in mine if name not in partial]
             self._news.wait_for(
-                lambda: all(name in self._ended for name in late)
-                or self.error is not None
+                lambda: (
+                    all(name in self._ended for name in late) or self.error is not None
+                )
             )
             return [*partial.values(), *self.take(ids)]
 

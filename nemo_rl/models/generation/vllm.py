@@ -20,13 +20,14 @@ from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
 from nemo_rl.backends.generation.rows import output_columns, row_requests
 from nemo_rl.backends.generation.vllm.settings import VllmSettings, process_variables
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.distributed.interfaces import WorkerGroup, WorkerOptions
+from nemo_rl.distributed.interfaces import WorkerOptions
 from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+from nemo_rl.distributed.worker_groups import RayWorkerGroup
 from nemo_rl.models.generation.interfaces import GenerationInterface
+from nemo_rl.models.generation.prompts import checked_prompts
 from nemo_rl.models.generation.replica import Replica
 from nemo_rl.models.generation.vllm_config import VllmConfig, settings_of
-from nemo_rl.models.generation.vllm_worker import VllmGenerationWorker, start_worker
-from nemo_rl.models.generation.prompts import checked_prompts
+from nemo_rl.models.generation.vllm_worker import EngineWorker, VllmGenerationWorker
 from nemo_rl.utils.exceptions import ConfigurationError, TrainingError
 
 __all__ = ["VllmConfig", "VllmGeneration", "VllmGenerationWorker"]
@@ -39,8 +40,8 @@ class VllmGeneration(GenerationInterface):
     """Samples with one vLLM engine per ``tensor x pipeline`` places of a cluster.
 
     Args:
-        cluster: places of the engines; others may train on them (``shares``).
-        config: fields of ``policy.generation`` with ``model_name``, or ``VllmSettings``.
+        cluster: places of the engines; with ``shares`` others train on them.
+        config: fields of ``VllmConfig``, or the engines' settings.
         tokenizer: supplies the stop token; without one, generation_config.json does.
         shares: training workers hold the places: take their devices, not Ray's.
 
@@ -244,13 +245,13 @@ def _start_group(
     bundle: int,
     devices: list[int] | None,
     shares: bool,
-) -> WorkerGroup:
+) -> RayWorkerGroup:
     variables = process_variables(settings)
     if cluster.use_gpus and devices is not None:
         variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
     size = settings.processes
     return cluster.start_workers(
-        start_worker,
+        EngineWorker,
         num_workers=1,
         env=variables,
         init_kwargs={"settings": settings},

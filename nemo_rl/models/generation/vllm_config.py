@@ -157,11 +157,11 @@ def _settings(
         ids = list(end_tokens(tokenizer, folder))
     if generation.ignore_eos:
         ids, strings = [], []
-    given = dict(more or {})
+    given: dict[str, Any] = dict(more or {})
     arguments = dict(generation.vllm_kwargs)
     if (rows := given.pop("rows_at_once", None)) is not None:
         arguments.setdefault("max_num_seqs", rows)
-    fields = {"hf_overrides": dict(engine.hf_overrides), **given}
+    fields: dict[str, Any] = {"hf_overrides": dict(engine.hf_overrides), **given}
     return VllmSettings(
         model=str(folder),
         dtype=dtype,

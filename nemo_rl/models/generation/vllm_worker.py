@@ -83,6 +83,10 @@ class VllmGenerationWorker:
         )
         return self.backend.generate(prompts, params)
 
+    def ping(self) -> int:
+        """The version of the weights."""
+        return self.backend.version
+
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """See ``VLLMBackend.submit``."""
         self.backend.submit(requests)
@@ -102,12 +106,12 @@ class VllmGenerationWorker:
         self.backend.update_weights(weights_handle, version)
 
     def receive_weights(
-        self, link: Any, first_index: int, version: int
+        self, link: Any, first_index: int, version: int, recompute: bool = False
     ) -> list[dict[str, Any]]:
         """See ``VLLMBackend.receive_weights``."""
-        return self.backend.receive_weights(link, first_index, version)
+        return self.backend.receive_weights(link, first_index, version, recompute)
 
-    def held(self, specs: Sequence[Any]) -> list[dict[str, Any]]:
+    def held(self, specs: Sequence[Any]) -> list[Any]:
         """See ``VLLMBackend.held``."""
         return self.backend.held(specs)
 
@@ -124,7 +128,9 @@ class VllmGenerationWorker:
         self.backend.shutdown()
 
 
-def start_worker(rank_info: RankInfo, settings: VllmSettings) -> VllmGenerationWorker:
+class EngineWorker(VllmGenerationWorker):
     """As a worker group constructs its workers; an engine needs no rank."""
-    del rank_info
-    return VllmGenerationWorker(settings.model, settings=settings)
+
+    def __init__(self, rank_info: RankInfo, settings: VllmSettings) -> None:
+        del rank_info
+        super().__init__(settings.model, settings=settings)

@@ -52,9 +52,16 @@ class PolicyInterface(ABC):
             "policy.reward_model_cfg.enabled to true."
         )
 
-    def refit(self) -> None:
-        """Give the generator the trained weights; nothing where it shares them."""
-        return
+    version: int = 0
+    """How often the weights were trained; a generator's tokens carry it."""
+
+    def refit(self) -> dict[str, float] | None:
+        """Give the generator the trained weights; nothing where it shares them.
+
+        Returns:
+            Metrics of the transfer, if any.
+        """
+        return None
 
     def shutdown(self) -> None:
         """End what the policy has started."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nemo_rl.backends.factory import own_classes
 from nemo_rl.backends.training.base import LossFunction
 from nemo_rl.config.backends import (
+    generates_apart,
     generation_backend,
     parallel_dims,
     training_backend,
@@ -26,12 +28,17 @@ from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import VirtualCluster
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.metrics.throughput import tflops_per_worker, training_flops
+from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
 from nemo_rl.models.policy.in_use import InUse
 from nemo_rl.models.policy.interfaces import PolicyInterface
+from nemo_rl.models.policy.synced_generation import SyncedGeneration, start_engines
 from nemo_rl.models.policy.training_policy import TrainingPolicy
 from nemo_rl.models.policy.workers import PolicyWorker
 from nemo_rl.utils.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from nemo_rl.models.generation.interfaces import GenerationStream
 
 
 class Policy(PolicyInterface):
@@ -63,6 +70,8 @@ class Policy(PolicyInterface):
         threads: int | None = None,
     ) -> None:
         self.config = _policy_section(config)
+        self.synced: SyncedGeneration | None = None
+        self.version = 0
         names = training_backend(self.config), generation_backend(self.config)
         classes = own_classes(*names)
         self._moves_weights = any(kind == "generation" for kind, _ in classes)
@@ -74,6 +83,11 @@ class Policy(PolicyInterface):
         if self.spec is not None and self.config.reward_model_cfg.enabled:
             self.spec = self.spec.with_score()
         validate_model_shape(self.config, hf_config)
+        engines = None
+        if generates_apart(self.config):
+            engines = start_engines(
+                self.config, cluster, tokenizer, seed=seed, threads=threads
+            )
         self.workers = cluster.start_workers(
             PolicyWorker,
             num_workers=self.dims.world_size,
@@ -91,10 +105,18 @@ class Policy(PolicyInterface):
             },
         )
         self.training = TrainingPolicy(self.workers, self.dims, self.config)
-        stops = _stop_ids(tokenizer, self.model_folder)
-        self.generation = GenerationPolicy(
-            self.workers, self.dims, self.config, stop_token_ids=stops
-        )
+        # Held while weights change or move.
+        self._weights = threading.RLock()
+        self.generation: GenerationPolicy | SyncedGeneration
+        if engines is not None:
+            self.generation = self.synced = SyncedGeneration(
+                self.workers, engines, self.config, weights=self._weights
+            )
+        else:
+            stops = end_tokens(tokenizer, self.model_folder)
+            self.generation = GenerationPolicy(
+                self.workers, self.dims, self.config, stop_token_ids=stops
+            )
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """Sample one response per row; see ``GenerationPolicy.generate``."""
@@ -122,7 +144,9 @@ class Policy(PolicyInterface):
     def train(self, data: BatchedDataDict, loss_fn: LossFunction) -> dict[str, Any]:
         """Update the weights; see ``TrainingPolicy.train``. Adds the model FLOPs."""
         started = time.perf_counter()
-        metrics = self.training.train(data, loss_fn)
+        with self._changing_weights():
+            metrics = self.training.train(data, loss_fn)
+            self.version += 1
         if self.spec is None:
             return metrics
         flops = training_flops(
@@ -137,10 +161,17 @@ class Policy(PolicyInterface):
         )
         return metrics
 
-    def refit(self) -> None:
-        """Give the generator the trained weights; ours share them, nothing moves."""
+    def refit(self) -> dict[str, float]:
+        """Give the generator the trained weights, where it does not share them.
+
+        Returns:
+            Metrics of the transfer; none where nothing moves.
+        """
+        if self.synced is not None:
+            return self.synced.refit()
         if self._moves_weights:
             self.training.refit()
+        return {}
 
     def export_weights(self) -> dict[str, Any]:
         """All weights as full tensors under their Hugging Face names, on the CPU."""
@@ -148,7 +179,8 @@ class Policy(PolicyInterface):
 
     def import_weights(self, weights: Mapping[str, Any]) -> None:
         """Replace all weights: Hugging Face names to full tensors on the CPU."""
-        self.training.import_weights(dict(weights))
+        with self._changing_weights():
+            self.training.import_weights(dict(weights))
 
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
@@ -156,15 +188,43 @@ class Policy(PolicyInterface):
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout."""
-        self.training.load_checkpoint(path)
+        with self._changing_weights():
+            self.training.load_checkpoint(path)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""
         self.training.save_hf(folder)
 
     def shutdown(self) -> None:
-        """End the workers."""
+        """End the workers, and the engines beside them."""
+        if self.synced is not None:
+            self.synced.shutdown()
         self.workers.shutdown()
+
+    @property
+    def version(self) -> int:
+        """How often the weights were trained; a generator's tokens carry it."""
+        return self._version
+
+    @version.setter
+    def version(self, value: int) -> None:
+        self._version = value
+        if self.synced is not None:
+            self.synced.version = value
+
+    @property
+    def stream(self) -> GenerationStream | None:
+        """The generator, taking requests at any time; None: it shares our workers."""
+        return None if self.synced is None else self.synced.engines
+
+    @contextmanager
+    def _changing_weights(self) -> Iterator[None]:
+        with self._weights:
+            if self.synced is not None:
+                self.synced.rest()
+            yield
+            if self.synced is not None:
+                self.synced.outdated()
 
     @property
     def dtensor_cfg(self) -> InUse:
@@ -220,22 +280,3 @@ def _spec(
         if needed:
             raise
         return None
-
-
-def _stop_ids(tokenizer: Any, model_folder: Path) -> tuple[int, ...]:
-    """The tokenizer's end token, and those that the model was released with.
-
-    Chat models end a turn and a text with different tokens; generation_config.json
-    lists all of them.
-    """
-    found = [getattr(tokenizer, "eos_token_id", None)]
-    path = model_folder / "generation_config.json"
-    if path.exists():
-        try:
-            released = json.loads(path.read_text(encoding="utf-8"))["eos_token_id"]
-        except KeyError:
-            released = None
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigurationError(f"{path} cannot be read: {error}") from None
-        found += released if isinstance(released, list) else [released]
-    return tuple(sorted({int(token) for token in found if token is not None}))

@@ -23,7 +23,11 @@ from nemo_rl.backends.training.base import (
     LossFunction,
     TrainingBackend,
 )
-from nemo_rl.config.backends import generation_backend, training_backend
+from nemo_rl.config.backends import (
+    generates_apart,
+    generation_backend,
+    training_backend,
+)
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
 from nemo_rl.utils.exceptions import ConfigurationError
@@ -80,7 +84,7 @@ class PolicyWorker:
             self.training.decode = load_tokenizer(tokenizer_folder).decode
         self.generation: Any = None
         generator = generation_backend(self.policy)
-        if generator:
+        if generator and not generates_apart(self.policy):
             self.generation = factory.get_generation_backend(generator)
             self.generation.setup(self.training)
             self.refit()

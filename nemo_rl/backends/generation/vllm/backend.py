@@ -48,7 +48,7 @@ class VLLMBackend:
         """Start the engine.
 
         Raises:
-            ConfigurationError: vLLM is not installed, or refuses the model or a setting.
+            ConfigurationError: vLLM is not there, or refuses the model or a setting.
         """
         self.settings = config
         if "vllm" not in sys.modules:
@@ -70,7 +70,7 @@ class VLLMBackend:
 
     @property
     def version(self) -> int:
-        """Of the weights; 0 before the first transfer."""
+        """Of the weights; -1 while they are random."""
         return self._engine.version
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
@@ -117,7 +117,7 @@ class VLLMBackend:
         return output_columns(requests, [found[request.id] for request in requests])
 
     def receive_weights(
-        self, link: Any, first_index: int, version: int
+        self, link: Any, first_index: int, version: int, recompute: bool = False
     ) -> list[dict[str, Any]]:
         """Take the weights of a refit between two steps; see ``WorkerExtension``.
 
@@ -125,12 +125,14 @@ class VLLMBackend:
             link: a ``RefitLink``.
             first_index: receiver number of this engine's first process.
             version: of the weights, from now on part of every token.
+            recompute: compute the cache of running responses anew.
 
         Returns:
             A report of every process.
         """
+        arguments = pickle.dumps(link), first_index
         return self._update(
-            "nemo_rl_receive", pickle.dumps(link), first_index, version=version
+            "nemo_rl_receive", *arguments, version=version, recompute=recompute
         )
 
     def update_weights(self, state_dict: Mapping[str, Any], version: int = 1) -> None:
@@ -164,9 +166,9 @@ class VLLMBackend:
         """End the engine and its processes."""
         self._engine.close()
 
-    def _update(self, method: str, *arguments: Any, version: int) -> list[Any]:
-        recompute = self.settings.recompute_cache
-
+    def _update(
+        self, method: str, *arguments: Any, version: int, recompute: bool = False
+    ) -> list[Any]:
         def update(engine: Any) -> list[Any]:
             reports = engine.collective_rpc(method, args=arguments)
             # False while responses run that go on with their old cache; what begins
@@ -183,7 +185,7 @@ class VLLMBackend:
         )
 
     def _require_weights(self) -> None:
-        if self.settings.load_format == "dummy" and self._engine.version == 0:
+        if self._engine.version < 0:
             raise TrainingError(
                 "the engine still has the random weights it was started with: send it "
                 "the trainer's (refit) before generating, or set "

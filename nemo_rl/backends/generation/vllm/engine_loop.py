@@ -33,11 +33,9 @@ class EngineLoop:
         Exception: what ``make_engine`` raised.
     """
 
-    def __init__(
-        self, make_engine: Callable[[], Any], settings: VllmSettings
-    ) -> None:
+    def __init__(self, make_engine: Callable[[], Any], settings: VllmSettings) -> None:
         self.settings = settings
-        self.version = 0
+        self.version = -1 if settings.load_format == "dummy" else 0
         self._commands: queue.SimpleQueue[
             tuple[Callable[[Any], Any], Future] | None
         ] = queue.SimpleQueue()

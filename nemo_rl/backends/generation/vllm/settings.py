@@ -39,7 +39,6 @@ class VllmSettings:
         load_format: "dummy": random weights until the first refit.
         with_tokenizer: load it, for stop strings.
         async_engine: run AsyncLLM instead of an engine that is stepped by hand.
-        recompute_cache: after new weights, compute the cache of running responses anew.
         kv_bytes_per_token: bytes of keys and values of one token; sizes a CPU's cache.
         colocated: take turns with training on the same GPUs.
         seed: of the engine; rows have seeds of their own.
@@ -63,7 +62,6 @@ class VllmSettings:
     load_format: str = "dummy"
     with_tokenizer: bool = False
     async_engine: bool = False
-    recompute_cache: bool = False
     enforce_eager: bool = False
     gpu_memory_utilization: float = 0.6
     kv_cache_dtype: str = "auto"
@@ -111,9 +109,7 @@ def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
         "skip_tokenizer_init": not settings.with_tokenizer,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "seed": settings.seed,
-        "logprobs_mode": (
-            "raw_logprobs" if settings.filters else "processed_logprobs"
-        ),
+        "logprobs_mode": ("raw_logprobs" if settings.filters else "processed_logprobs"),
         "worker_extension_cls": EXTENSION,
         "async_scheduling": False,
         "disable_log_stats": True,

@@ -1,0 +1,198 @@
+"""SyncedGeneration: a generator with its own weights, kept at those of the trainer.
+
+Knows when weights move and when the generator may use its device; not how either is
+done (``refit.py``, ``models/generation/vllm.py``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.distributed.interfaces import WorkerGroup
+from nemo_rl.models.generation.replica import Replica
+from nemo_rl.models.generation.vllm import VllmGeneration
+from nemo_rl.models.generation.vllm_config import settings_of_policy
+from nemo_rl.models.policy.refit import Refit, RefitReport, choose_transport
+from nemo_rl.utils.exceptions import ConfigurationError
+
+
+class EngineReceivers:
+    """Engines as the receiving side of a ``Refit``.
+
+    Args:
+        replicas: the engines that receive.
+        processes: of each, numbered one engine after the other.
+
+    Attributes:
+        recompute: have running responses compute their cache anew.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], processes: int) -> None:
+        self._replicas, self._processes = list(replicas), processes
+        self.recompute = False
+
+    @property
+    def num_receivers(self) -> int:
+        """Processes of all engines."""
+        return len(self._replicas) * self._processes
+
+    @property
+    def membership(self) -> Hashable:
+        """How often each engine was started."""
+        return tuple((replica.number, replica.restarts) for replica in self._replicas)
+
+    def receive(self, link: Any, version: int) -> list[dict[str, Any]]:
+        """Have every engine take the weights; see ``refit.ReceiverGroup``."""
+
+        def one(index: int) -> list[dict[str, Any]]:
+            first = index * self._processes
+            return self._replicas[index].call(
+                "receive_weights", link, first, version, self.recompute
+            )
+
+        with ThreadPoolExecutor(len(self._replicas)) as pool:
+            reports = list(pool.map(one, range(len(self._replicas))))
+        return [report for engine in reports for report in engine]
+
+
+class SyncedGeneration:
+    """Generates with engines whose weights follow those of a policy's workers.
+
+    Args:
+        workers: the training ranks.
+        engines: what generates.
+        config: the policy section.
+        weights: held while weights change or move; an engine that comes back waits.
+
+    Attributes:
+        version: of the trainer's weights; what the next refit calls them.
+        engines: the generator; takes requests at any time (``GenerationStream``).
+    """
+
+    recompute_cache = False
+    """Have responses that run over a refit compute their cache anew."""
+
+    def __init__(
+        self,
+        workers: WorkerGroup,
+        engines: VllmGeneration,
+        config: PolicyConfig,
+        *,
+        weights: threading.RLock,
+    ) -> None:
+        self.version, self.engines = 0, engines
+        self._workers, self._config, self._weights = workers, config, weights
+        self._current, self._awake = False, True
+        self._refit: Refit | None = None
+        engines.revive = self._revive
+
+    def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
+        """Sample one response per row with the trainer's present weights."""
+        if not self._current:
+            self.refit()
+        self.wake()
+        return self.engines.generate(data, greedy)
+
+    def outdated(self) -> None:
+        """The trainer's weights have changed."""
+        self._current = False
+
+    def refit(self) -> dict[str, float]:
+        """Send the trainer's weights; metrics of the transfer."""
+        with self._weights:
+            for replica in self.engines.replicas:
+                replica.ensure_alive()
+            if self._refit is None:
+                self._refit = self._refit_to(self.engines.replicas)
+            report = self._send(self._refit)
+            self._current = True
+        return report.metrics()
+
+    def wake(self) -> None:
+        """Let the engines have their device."""
+        if not self._awake:
+            self.engines.prepare_for_generation(tags=["kv_cache"])
+            self._awake = True
+
+    def rest(self) -> None:
+        """Free the device that the engines share with training."""
+        if self._awake and self._config.generation.colocated.enabled:
+            self.engines.finish_generation()
+            self._awake = False
+
+    def shutdown(self) -> None:
+        """End the engines."""
+        self.engines.shutdown()
+
+    def _send(self, refit: Refit) -> RefitReport:
+        if not self._awake:
+            self.engines.prepare_for_generation(tags=["weights"])
+        return refit.run(self.version)
+
+    def _refit_to(self, replicas: Sequence[Replica]) -> Refit:
+        generation, settings = self._config.generation, self.engines.settings
+        # A group in the driver's own process has no places, and no engines beside it.
+        places = [*getattr(self._workers, "places", ()), *(r.place for r in replicas)]
+        transport = choose_transport(
+            generation.refit,
+            colocated=generation.colocated.enabled,
+            use_gpus=settings.use_gpu,
+            same_host=len({place.host for place in places}) == 1,
+        )
+        trained = self._config.precision
+        return Refit(
+            self._workers,
+            self._receivers(replicas),
+            generation.refit,
+            transport=transport,
+            cast=None if settings.dtype == trained else settings.dtype,
+        )
+
+    def _receivers(self, replicas: Sequence[Replica]) -> EngineReceivers:
+        receivers = EngineReceivers(replicas, self.engines.settings.processes)
+        receivers.recompute = self.recompute_cache
+        return receivers
+
+    def _revive(self, replica: Replica) -> None:
+        """Send one engine, started anew, the weights the trainer has now."""
+        with self._weights:
+            self._send(self._refit_to([replica]))
+
+
+def start_engines(
+    config: PolicyConfig,
+    cluster: Any,
+    tokenizer: Any,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+) -> VllmGeneration:
+    """Engines on a cluster's places; before training takes its memory there.
+
+    Args:
+        config: the policy section.
+        cluster: places that train; its ``generation`` has those that only generate.
+        tokenizer: supplies the stop token.
+        seed: of the first engine.
+        threads: CPU threads of each process.
+
+    Raises:
+        ConfigurationError: generation is to have places of its own, and has none.
+    """
+    apart = not config.generation.colocated.enabled
+    places = getattr(cluster, "generation", None) if apart else cluster
+    if places is None:
+        raise ConfigurationError(
+            "policy.generation.colocated.enabled=false: the cluster has no places for "
+            "generation. Make it with nemo_rl.infra.resources.ResourceManager("
+            "config.cluster, config.layout).allocate(), or set its `generation`."
+        )
+    settings = settings_of_policy(
+        config, tokenizer, use_gpus=cluster.use_gpus, seed=seed, threads=threads or 1
+    )
+    return VllmGeneration(places, settings, shares=not apart)
