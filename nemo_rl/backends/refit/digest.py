@@ -136,7 +136,7 @@ def _check(
     shape: tuple[int, ...], start: tuple[int, ...], full: tuple[int, ...]
 ) -> None:
     fits = len(shape) == len(start) == len(full) and all(
-        0 <= begin and begin + size <= whole
+        begin >= 0 and begin + size <= whole
         for size, begin, whole in zip(shape, start, full, strict=True)
     )
     if not fits:
@@ -176,4 +176,3 @@ class DigestTap:
         for name, tensor in self._weights:
             self.digests[name] = tensor_digest(tensor, dtype=self._dtypes.get(name))
             yield name, tensor
-

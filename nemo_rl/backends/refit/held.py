@@ -23,11 +23,15 @@ class RankWeights:
         parts: name to ``(offset, shape, digest)`` of each slice the rank has.
         uncovered: name to the reason why it cannot be read.
         stale: layers that compute with something else than the weight they show.
+        non_finite: name to the number of elements that are NaN or infinite.
+        unsent: vLLM's parameters that no tensor, or not enough of them, went into.
     """
 
     parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], int]]]
     uncovered: dict[str, str] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
+    non_finite: dict[str, int] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
 
     def to_plain(self) -> dict[str, Any]:
         """Lists, strings and numbers alone, for msgpack or JSON."""
@@ -35,7 +39,13 @@ class RankWeights:
             name: [[list(offset), list(shape), digest] for offset, shape, digest in own]
             for name, own in self.parts.items()
         }
-        return {"parts": parts, "uncovered": self.uncovered, "stale": self.stale}
+        return {
+            "parts": parts,
+            "uncovered": self.uncovered,
+            "stale": self.stale,
+            "non_finite": self.non_finite,
+            "unsent": self.unsent,
+        }
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> RankWeights:
@@ -48,6 +58,8 @@ class RankWeights:
             parts=parts,
             uncovered=dict(plain["uncovered"]),
             stale=list(plain["stale"]),
+            non_finite=dict(plain["non_finite"]),
+            unsent=list(plain["unsent"]),
         )
 
 
@@ -60,12 +72,16 @@ class EngineWeights:
         uncovered: name to the reason why it could not be read.
         torn: name to what is wrong: ranks disagree on a part they share, or have gaps.
         stale: layers that compute with something else than the weight they show.
+        non_finite: name to the number of elements that are NaN or infinite.
+        unsent: the engine's own names of parameters that were not sent.
     """
 
     digests: dict[str, int]
     uncovered: dict[str, str] = field(default_factory=dict)
     torn: dict[str, str] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
+    non_finite: dict[str, int] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
 
 
 def merge_ranks(
@@ -97,5 +113,15 @@ def merge_ranks(
         if held != wanted:
             torn.setdefault(name, f"the ranks hold {held} of its {wanted} elements")
         digests[name] = sum(seen.values()) % MODULUS
-    stale = list(dict.fromkeys(layer for rank in ranks for layer in rank.stale))
-    return EngineWeights(digests=digests, uncovered=uncovered, torn=torn, stale=stale)
+    broken: dict[str, int] = {}
+    for rank in ranks:
+        for name, count in rank.non_finite.items():
+            broken[name] = max(count, broken.get(name, 0))
+    return EngineWeights(
+        digests=digests,
+        uncovered=uncovered,
+        torn=torn,
+        stale=list(dict.fromkeys(layer for rank in ranks for layer in rank.stale)),
+        non_finite=broken,
+        unsent=list(dict.fromkeys(name for rank in ranks for name in rank.unsent)),
+    )
