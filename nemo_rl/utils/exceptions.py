@@ -62,6 +62,8 @@ class RewardError(TrainingError):
 
 class ConsistencyError(TrainingError):
     """Generator and trainer disagree on the weights: names tensors and the report."""
+
+
 class RefitError(TrainingError):
     """Trained weights did not reach the generator: says who waited for whom."""
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from nemo_rl.backends.refit.digest import MODULUS
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankWeights:
-    """What one rank holds; ``to_plain`` and ``from_plain`` move it between processes.
+    """What one rank holds of the tensors that were sent.
 
     Attributes:
         parts: name to ``(offset, shape, digest)`` of each slice the rank has.
         uncovered: name to the reason why it cannot be read.
         stale: layers that compute with something else than the weight they show.
         non_finite: name to the number of elements that are NaN or infinite.
-        unsent: vLLM's parameters that no tensor, or not enough of them, went into.
+        unsent: the engine's parameters that no tensor, or not enough, went into.
+        rounded: name to the dtype it is held in, where it was sent in a wider one.
     """
 
     parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], int]]]
@@ -32,35 +32,7 @@ class RankWeights:
     stale: list[str] = field(default_factory=list)
     non_finite: dict[str, int] = field(default_factory=dict)
     unsent: list[str] = field(default_factory=list)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Lists, strings and numbers alone, for msgpack or JSON."""
-        parts = {
-            name: [[list(offset), list(shape), digest] for offset, shape, digest in own]
-            for name, own in self.parts.items()
-        }
-        return {
-            "parts": parts,
-            "uncovered": self.uncovered,
-            "stale": self.stale,
-            "non_finite": self.non_finite,
-            "unsent": self.unsent,
-        }
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> RankWeights:
-        """The inverse of ``to_plain``."""
-        parts = {
-            name: [(tuple(offset), tuple(shape), digest) for offset, shape, digest in p]
-            for name, p in plain["parts"].items()
-        }
-        return cls(
-            parts=parts,
-            uncovered=dict(plain["uncovered"]),
-            stale=list(plain["stale"]),
-            non_finite=dict(plain["non_finite"]),
-            unsent=list(plain["unsent"]),
-        )
+    rounded: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +46,7 @@ class EngineWeights:
         stale: layers that compute with something else than the weight they show.
         non_finite: name to the number of elements that are NaN or infinite.
         unsent: the engine's own names of parameters that were not sent.
+        rounded: name to the dtype it is held in, where it was sent in a wider one.
     """
 
     digests: dict[str, int]
@@ -82,6 +55,7 @@ class EngineWeights:
     stale: list[str] = field(default_factory=list)
     non_finite: dict[str, int] = field(default_factory=dict)
     unsent: list[str] = field(default_factory=list)
+    rounded: dict[str, str] = field(default_factory=dict)
 
 
 def merge_ranks(
@@ -124,4 +98,5 @@ def merge_ranks(
         stale=list(dict.fromkeys(layer for rank in ranks for layer in rank.stale)),
         non_finite=broken,
         unsent=list(dict.fromkeys(name for rank in ranks for name in rank.unsent)),
+        rounded={n: dtype for rank in ranks for n, dtype in rank.rounded.items()},
     )

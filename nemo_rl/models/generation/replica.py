@@ -98,8 +98,9 @@ class Replica:
             # What had ended before the abort comes by the listener.
             late = [name for name in mine if name not in partial]
             self._news.wait_for(
-                lambda: all(name in self._ended for name in late)
-                or self.error is not None
+                lambda: (
+                    all(name in self._ended for name in late) or self.error is not None
+                )
             )
             return [*partial.values(), *self.take(ids)]
 

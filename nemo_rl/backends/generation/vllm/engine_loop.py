@@ -33,9 +33,7 @@ class EngineLoop:
         Exception: what ``make_engine`` raised.
     """
 
-    def __init__(
-        self, make_engine: Callable[[], Any], settings: VllmSettings
-    ) -> None:
+    def __init__(self, make_engine: Callable[[], Any], settings: VllmSettings) -> None:
         self.settings = settings
         self.version = 0
         self._commands: queue.SimpleQueue[

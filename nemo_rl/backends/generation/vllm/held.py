@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,9 @@ from nemo_rl.backends.generation.vllm.cpu_weights import (
     readable_parameter,
     stale_layers,
 )
-from nemo_rl.backends.refit.digest import tensor_digest
+from nemo_rl.backends.refit.base import TensorSpec
+from nemo_rl.backends.refit.digest import dtype_name, tensor_digest
 from nemo_rl.backends.refit.held import RankWeights
-
-
-class Spec(Protocol):
-    """A tensor that was sent."""
-
-    @property
-    def name(self) -> str:
-        """Under Hugging Face."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """Such as ``"bfloat16"``."""
-        ...
-
-    @property
-    def shape(self) -> Any:
-        """Of the full tensor."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +44,7 @@ class Uncovered(Exception):  # noqa: N818 - a finding and no failure
 
 
 def held_weights(
-    model: nn.Module, specs: Iterable[Spec], *, seed: int = 0
+    model: nn.Module, specs: Iterable[TensorSpec], *, seed: int = 0
 ) -> RankWeights:
     """Digests of everything this rank holds of the tensors that were sent.
 
@@ -74,12 +56,13 @@ def held_weights(
     parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], int]]] = {}
     uncovered: dict[str, str] = {}
     non_finite: dict[str, int] = {}
+    rounded: dict[str, str] = {}
     filled: dict[int, int] = {}
     for spec in specs:
         full = tuple(spec.shape)
         try:
             pieces = [
-                _as_sent(piece, spec.dtype, full)
+                _as_sent(piece, spec.torch_dtype, full)
                 for piece in held_pieces(model, spec.name, full)
             ]
         except Uncovered as reason:
@@ -94,6 +77,8 @@ def held_weights(
             for piece in pieces
         ]
         for piece in pieces:
+            if piece.data.dtype != spec.torch_dtype:
+                rounded[spec.name] = dtype_name(piece.data.dtype)
             filled[piece.owner] = filled.get(piece.owner, 0) + piece.data.numel()
         if broken := sum(_not_finite(piece.data) for piece in pieces):
             non_finite[spec.name] = broken
@@ -104,6 +89,7 @@ def held_weights(
         non_finite=non_finite,
         # What a tensor that no rule reads went into is not known.
         unsent=[] if uncovered else _unsent(model, filled),
+        rounded=rounded,
     )
 
 
@@ -382,17 +368,19 @@ def _check(piece: Piece, shape: tuple[int, ...]) -> None:
         )
 
 
-def _as_sent(piece: Piece, dtype: str, shape: tuple[int, ...]) -> Piece:
-    """The slice in the dtype in which it was sent, where that loses nothing."""
-    wanted = getattr(torch, str(dtype).removeprefix("torch."))
+def _as_sent(piece: Piece, wanted: torch.dtype, shape: tuple[int, ...]) -> Piece:
+    """The slice in the dtype in which it was sent, where that loses nothing.
+
+    A vector may be held in a narrower one: its digests were taken for that, too.
+    """
     held = piece.data
-    if held.dtype == wanted:
+    if held.dtype == wanted or (len(shape) < 2 and wanted == torch.float32):
         return piece
     narrowed = held.to(wanted)
     widening = wanted in (torch.bfloat16, torch.float16) and held.dtype == torch.float32
     if widening and torch.equal(narrowed.to(held.dtype), held):
         return replace(piece, data=narrowed)
     raise Uncovered(
-        f"sent in {str(wanted).removeprefix('torch.')} and held in "
-        f"{str(held.dtype).removeprefix('torch.')}: the bits cannot be compared"
+        f"sent in {dtype_name(wanted)} and held in {dtype_name(held.dtype)}: the bits "
+        "cannot be compared"
     )

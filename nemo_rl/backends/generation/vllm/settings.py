@@ -111,9 +111,7 @@ def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
         "skip_tokenizer_init": not settings.with_tokenizer,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "seed": settings.seed,
-        "logprobs_mode": (
-            "raw_logprobs" if settings.filters else "processed_logprobs"
-        ),
+        "logprobs_mode": ("raw_logprobs" if settings.filters else "processed_logprobs"),
         "worker_extension_cls": EXTENSION,
         "async_scheduling": False,
         "disable_log_stats": True,
