@@ -12,7 +12,7 @@ checksum against mistakes and not a cryptographic hash.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -136,7 +136,7 @@ def _check(
     shape: tuple[int, ...], start: tuple[int, ...], full: tuple[int, ...]
 ) -> None:
     fits = len(shape) == len(start) == len(full) and all(
-        0 <= begin and begin + size <= whole
+        begin >= 0 and begin + size <= whole
         for size, begin, whole in zip(shape, start, full, strict=True)
     )
     if not fits:
@@ -146,34 +146,34 @@ def _check(
         )
 
 
-class DigestTap:
-    """Passes named tensors on and keeps the digest of each.
+class DigestObserver:
+    """Digests of the tensors that a rank sends; a ``WeightObserver`` of a transfer.
 
-    Example::
-
-        tap = DigestTap(backend.export_weights())
-        for name, tensor in tap:
-            send(tensor)
-        tap.digests  # name -> int
-
-    Args:
-        weights: iterable of ``(name, full tensor)``.
-        dtypes: what the receiver holds a tensor in, where it is another dtype.
-
-    Attributes:
-        digests: of the tensors that have passed.
+    Vectors travel as they are trained even where matrices are cast, and the engine
+    rounds them; so a vector has a digest for every dtype it may be rounded to.
     """
 
-    def __init__(
-        self,
-        weights: Iterable[tuple[str, Tensor]],
-        dtypes: Mapping[str, torch.dtype] | None = None,
-    ) -> None:
-        self._weights, self._dtypes = weights, dtypes or {}
-        self.digests: dict[str, int] = {}
+    def __init__(self) -> None:
+        self._found: dict[str, dict[str, int]] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in self._weights:
-            self.digests[name] = tensor_digest(tensor, dtype=self._dtypes.get(name))
-            yield name, tensor
+    def __call__(self, name: str, tensor: Tensor) -> None:
+        """See one tensor as it is sent."""
+        self._found[name] = sent_digests(tensor)
 
+    def report(self) -> dict[str, dict[str, int]]:
+        """Name to dtype to digest."""
+        return self._found
+
+
+def sent_digests(tensor: Tensor) -> dict[str, int]:
+    """Digest of a tensor that is sent, by the dtype in which the engine may hold it."""
+    found = {dtype_name(tensor.dtype): tensor_digest(tensor)}
+    if tensor.dim() < 2 and tensor.dtype == torch.float32:
+        for dtype in (torch.bfloat16, torch.float16):
+            found[dtype_name(dtype)] = tensor_digest(tensor, dtype=dtype)
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Such as ``bfloat16``."""
+    return str(dtype).removeprefix("torch.")

@@ -10,45 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from nemo_rl.backends.refit.digest import MODULUS
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankWeights:
-    """What one rank holds; ``to_plain`` and ``from_plain`` move it between processes.
+    """What one rank holds of the tensors that were sent.
 
     Attributes:
         parts: name to ``(offset, shape, digest)`` of each slice the rank has.
         uncovered: name to the reason why it cannot be read.
         stale: layers that compute with something else than the weight they show.
+        non_finite: name to the number of elements that are NaN or infinite.
+        unsent: the engine's parameters that no tensor, or not enough, went into.
+        rounded: name to the dtype it is held in, where it was sent in a wider one.
     """
 
     parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], int]]]
     uncovered: dict[str, str] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Lists, strings and numbers alone, for msgpack or JSON."""
-        parts = {
-            name: [[list(offset), list(shape), digest] for offset, shape, digest in own]
-            for name, own in self.parts.items()
-        }
-        return {"parts": parts, "uncovered": self.uncovered, "stale": self.stale}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> RankWeights:
-        """The inverse of ``to_plain``."""
-        parts = {
-            name: [(tuple(offset), tuple(shape), digest) for offset, shape, digest in p]
-            for name, p in plain["parts"].items()
-        }
-        return cls(
-            parts=parts,
-            uncovered=dict(plain["uncovered"]),
-            stale=list(plain["stale"]),
-        )
+    non_finite: dict[str, int] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
+    rounded: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +44,18 @@ class EngineWeights:
         uncovered: name to the reason why it could not be read.
         torn: name to what is wrong: ranks disagree on a part they share, or have gaps.
         stale: layers that compute with something else than the weight they show.
+        non_finite: name to the number of elements that are NaN or infinite.
+        unsent: the engine's own names of parameters that were not sent.
+        rounded: name to the dtype it is held in, where it was sent in a wider one.
     """
 
     digests: dict[str, int]
     uncovered: dict[str, str] = field(default_factory=dict)
     torn: dict[str, str] = field(default_factory=dict)
     stale: list[str] = field(default_factory=list)
+    non_finite: dict[str, int] = field(default_factory=dict)
+    unsent: list[str] = field(default_factory=list)
+    rounded: dict[str, str] = field(default_factory=dict)
 
 
 def merge_ranks(
@@ -97,5 +87,16 @@ def merge_ranks(
         if held != wanted:
             torn.setdefault(name, f"the ranks hold {held} of its {wanted} elements")
         digests[name] = sum(seen.values()) % MODULUS
-    stale = list(dict.fromkeys(layer for rank in ranks for layer in rank.stale))
-    return EngineWeights(digests=digests, uncovered=uncovered, torn=torn, stale=stale)
+    broken: dict[str, int] = {}
+    for rank in ranks:
+        for name, count in rank.non_finite.items():
+            broken[name] = max(count, broken.get(name, 0))
+    return EngineWeights(
+        digests=digests,
+        uncovered=uncovered,
+        torn=torn,
+        stale=list(dict.fromkeys(layer for rank in ranks for layer in rank.stale)),
+        non_finite=broken,
+        unsent=list(dict.fromkeys(name for rank in ranks for name in rank.unsent)),
+        rounded={n: dtype for rank in ranks for n, dtype in rank.rounded.items()},
+    )

@@ -3,8 +3,9 @@
 On a CPU vLLM packs the matrix of a linear layer or of experts for its kernels and drops
 the weight it came from, so nothing could be compared with what was sent. It also packs
 too seldom after a reload: an output layer that is tied to the embedding keeps its old
-packed matrix, and experts are not packed again at all. ``keep_readable`` changes both,
-``repack_tied`` mends the tied output layer, ``stale_layers`` looks for any that is left.
+packed matrix, and experts are not packed again at all. ``keep_readable`` keeps the
+weights and packs experts again, ``repack_tied`` mends the tied output layer, and
+``stale_layers`` looks for any layer that is left.
 On a GPU nothing is packed and nothing here has an effect.
 """
 
@@ -65,7 +66,10 @@ def _with_readable_experts(setup: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(setup)
     def keeping(self: Any, layer: nn.Module, w13: Tensor, w2: Tensor) -> None:
         again = self.moe_kernel is not None
-        readable = {"w13_weight": w13.detach().clone(), "w2_weight": w2.detach().clone()}
+        readable = {
+            "w13_weight": w13.detach().clone(),
+            "w2_weight": w2.detach().clone(),
+        }
         setup(self, layer, w13, w2)
         if again:  # vLLM packs at the first load alone
             self.moe_kernel.fused_experts.process_weights_after_loading(layer)

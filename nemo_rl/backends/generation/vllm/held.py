@@ -9,8 +9,8 @@ layer, dtype or shape no rule here covers is reported as such.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,27 +19,9 @@ from nemo_rl.backends.generation.vllm.cpu_weights import (
     readable_parameter,
     stale_layers,
 )
-from nemo_rl.backends.refit.digest import tensor_digest
+from nemo_rl.backends.refit.base import TensorSpec
+from nemo_rl.backends.refit.digest import dtype_name, tensor_digest
 from nemo_rl.backends.refit.held import RankWeights
-
-
-class Spec(Protocol):
-    """A tensor that was sent."""
-
-    @property
-    def name(self) -> str:
-        """Under Hugging Face."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """Such as ``"bfloat16"``."""
-        ...
-
-    @property
-    def shape(self) -> Any:
-        """Of the full tensor."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -49,10 +31,12 @@ class Piece:
     Attributes:
         data: a view of vLLM's parameter.
         offset: of the slice in the full tensor, per dimension.
+        owner: the parameter's ``id``.
     """
 
     data: Tensor
     offset: tuple[int, ...]
+    owner: int
 
 
 class Uncovered(Exception):  # noqa: N818 - a finding and no failure
@@ -60,7 +44,7 @@ class Uncovered(Exception):  # noqa: N818 - a finding and no failure
 
 
 def held_weights(
-    model: nn.Module, specs: Iterable[Spec], *, seed: int = 0
+    model: nn.Module, specs: Iterable[TensorSpec], *, seed: int = 0
 ) -> RankWeights:
     """Digests of everything this rank holds of the tensors that were sent.
 
@@ -71,11 +55,14 @@ def held_weights(
     """
     parts: dict[str, list[tuple[tuple[int, ...], tuple[int, ...], int]]] = {}
     uncovered: dict[str, str] = {}
+    non_finite: dict[str, int] = {}
+    rounded: dict[str, str] = {}
+    filled: dict[int, int] = {}
     for spec in specs:
         full = tuple(spec.shape)
         try:
             pieces = [
-                _as_sent(piece, spec.name, spec.dtype, full)
+                _as_sent(piece, spec.torch_dtype, full)
                 for piece in held_pieces(model, spec.name, full)
             ]
         except Uncovered as reason:
@@ -89,13 +76,53 @@ def held_weights(
             )
             for piece in pieces
         ]
-    stale = stale_layers(model, seed=seed)
-    return RankWeights(parts=parts, uncovered=uncovered, stale=stale)
+        for piece in pieces:
+            if piece.data.dtype != spec.torch_dtype:
+                rounded[spec.name] = dtype_name(piece.data.dtype)
+            filled[piece.owner] = filled.get(piece.owner, 0) + piece.data.numel()
+        if broken := sum(_not_finite(piece.data) for piece in pieces):
+            non_finite[spec.name] = broken
+    return RankWeights(
+        parts=parts,
+        uncovered=uncovered,
+        stale=stale_layers(model, seed=seed),
+        non_finite=non_finite,
+        # What a tensor that no rule reads went into is not known.
+        unsent=[] if uncovered else _unsent(model, filled),
+        rounded=rounded,
+    )
 
 
-def held_pieces(
-    model: nn.Module, name: str, shape: tuple[int, ...]
-) -> list[Piece]:
+def _not_finite(data: Tensor) -> int:
+    """Elements that are NaN or infinite; one cheap pass where there are none."""
+    if not data.is_floating_point() or bool(data.sum(dtype=torch.float32).isfinite()):
+        return 0
+    return int((~torch.isfinite(data)).sum())
+
+
+def _unsent(model: nn.Module, filled: dict[int, int]) -> list[str]:
+    """Parameters that were not sent completely."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import (
+        VocabParallelEmbedding,
+    )
+
+    names, seen = [], set()
+    for prefix, layer in model.named_modules():
+        for name, parameter in layer._parameters.items():
+            if parameter is None or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            readable = readable_parameter(layer, name)  # not padded for a kernel
+            wanted = (parameter if readable is None else readable).numel()
+            if isinstance(layer, VocabParallelEmbedding):
+                wanted = layer.shard_indices.num_org_elements * parameter[0].numel()
+            wanted = getattr(parameter, "weight_loader_numel", wanted)
+            if filled.get(id(parameter), 0) < wanted:
+                names.append(f"{prefix}.{name}")
+    return names
+
+
+def held_pieces(model: nn.Module, name: str, shape: tuple[int, ...]) -> list[Piece]:
     """The slices of one Hugging Face tensor that this rank has.
 
     Args:
@@ -117,7 +144,7 @@ def held_pieces(
             pieces = list(rule(layer, rest, shard, shape))
             break
     else:
-        pieces = [Piece(_parameter(layer, rest), (0,) * len(shape))]
+        pieces = [_piece(layer, rest, _parameter(layer, rest), (0,) * len(shape))]
         if shard is not None:
             raise Uncovered(f"part {shard!r} of a {type(layer).__name__}")
     for piece in pieces:
@@ -208,13 +235,15 @@ def _rules() -> list[tuple[type, Callable[..., Iterator[Piece]]]]:
     ]
 
 
+def _piece(layer: Any, name: str, data: Tensor, offset: tuple[int, ...]) -> Piece:
+    return Piece(data, offset, id(layer._parameters.get(name)))
+
+
 def _at(dim: int, begin: int, dims: int) -> tuple[int, ...]:
     return tuple(begin if d == dim else 0 for d in range(dims))
 
 
-def _qkv(
-    layer: Any, name: str, shard: Any, shape: tuple[int, ...]
-) -> Iterator[Piece]:
+def _qkv(layer: Any, name: str, shard: Any, shape: tuple[int, ...]) -> Iterator[Piece]:
     from vllm.model_executor.layers.linear import QKVParallelLinear
 
     _exactly(layer, QKVParallelLinear)
@@ -222,15 +251,16 @@ def _qkv(
     per_head = {"q": layer.head_size, "k": layer.head_size, "v": layer.v_head_size}
     counts = {"q": layer.num_heads, "k": layer.num_kv_heads, "v": layer.num_kv_heads}
     totals = {"q": layer.total_num_heads}
-    own = first = 0
+    dims, own, first = len(shape), 0, 0
     for part in "qkv":
         size = counts[part] * per_head[part]
         copies = 1 if part == "q" else layer.num_kv_head_replicas
         begin = layer.tp_rank // copies * size
-        if shard is None:  # one fused tensor in the folder, too
-            yield Piece(held.narrow(0, own, size), _at(0, first + begin, len(shape)))
-        elif shard == part:
-            yield Piece(held.narrow(0, own, size), _at(0, begin, len(shape)))
+        if shard in (None, part):
+            slice_ = held.narrow(0, own, size)
+            # Without a part the folder has one fused tensor, too.
+            begin += first if shard is None else 0
+            yield _piece(layer, name, slice_, _at(0, begin, dims))
         own += size
         first += totals.get(part, layer.total_num_kv_heads) * per_head[part]
 
@@ -248,7 +278,8 @@ def _merged_columns(
         size = total // layer.tp_size
         if index in wanted:
             begin = first + layer.tp_rank * size
-            yield Piece(held.narrow(0, own, size), _at(0, begin, len(shape)))
+            slice_ = held.narrow(0, own, size)
+            yield _piece(layer, name, slice_, _at(0, begin, len(shape)))
             first += total
         own += size
 
@@ -257,16 +288,14 @@ def _columns(
     layer: Any, name: str, shard: Any, shape: tuple[int, ...]
 ) -> Iterator[Piece]:
     held = _parameter(layer, name)
-    yield Piece(held, _at(0, layer.tp_rank * held.shape[0], len(shape)))
+    yield _piece(layer, name, held, _at(0, layer.tp_rank * held.shape[0], len(shape)))
 
 
-def _rows(
-    layer: Any, name: str, shard: Any, shape: tuple[int, ...]
-) -> Iterator[Piece]:
+def _rows(layer: Any, name: str, shard: Any, shape: tuple[int, ...]) -> Iterator[Piece]:
     held = _parameter(layer, name)
     divided = held.dim() == 2
     begin = layer.tp_rank * held.shape[1] if divided else 0
-    yield Piece(held, _at(1, begin, len(shape)))
+    yield _piece(layer, name, held, _at(1, begin, len(shape)))
 
 
 def _vocabulary(
@@ -278,11 +307,12 @@ def _vocabulary(
     rows = indices.num_org_elements  # the padding behind them is nobody's
     if rows:
         begin = indices.org_vocab_start_index
-        yield Piece(held.narrow(0, 0, rows), _at(0, begin, len(shape)))
+        slice_ = held.narrow(0, 0, rows)
+        yield _piece(layer, name, slice_, _at(0, begin, len(shape)))
 
 
 _HELD_AS_LOADED = ("TRITON", "BATCHED_TRITON", "CPU")
-"""Kernels of experts that leave the layout of the weights, or whose weights are kept."""
+"""Kernels of experts that leave the weights' layout, or whose weights are kept."""
 
 
 def _experts(
@@ -306,7 +336,7 @@ def _experts(
         held = _parameter(layer, "w2_weight")[local]
         size = shape[1] // parallel.tp_size
         held = held[: shape[0], :size]
-        yield Piece(held, (0, parallel.tp_rank * size))
+        yield _piece(layer, "w2_weight", held, (0, parallel.tp_rank * size))
         return
     halves = {layer.ckpt_gate_proj_name: 0, layer.ckpt_up_proj_name: 1}
     if projection not in halves:
@@ -314,7 +344,8 @@ def _experts(
     held = _parameter(layer, "w13_weight")[local]
     size = shape[0] // parallel.tp_size
     half = held.narrow(0, halves[projection] * (held.shape[0] // 2), size)
-    yield Piece(half[:, : shape[1]], (parallel.tp_rank * size, 0))
+    half = half[:, : shape[1]]
+    yield _piece(layer, "w13_weight", half, (parallel.tp_rank * size, 0))
 
 
 def _exactly(layer: nn.Module, kind: type) -> None:
@@ -337,17 +368,19 @@ def _check(piece: Piece, shape: tuple[int, ...]) -> None:
         )
 
 
-def _as_sent(piece: Piece, name: str, dtype: str, shape: tuple[int, ...]) -> Piece:
-    """The slice in the dtype in which it was sent, where that loses nothing."""
-    wanted = getattr(torch, str(dtype).removeprefix("torch."))
+def _as_sent(piece: Piece, wanted: torch.dtype, shape: tuple[int, ...]) -> Piece:
+    """The slice in the dtype in which it was sent, where that loses nothing.
+
+    A vector may be held in a narrower one: its digests were taken for that, too.
+    """
     held = piece.data
-    if held.dtype == wanted:
+    if held.dtype == wanted or (len(shape) < 2 and wanted == torch.float32):
         return piece
     narrowed = held.to(wanted)
     widening = wanted in (torch.bfloat16, torch.float16) and held.dtype == torch.float32
     if widening and torch.equal(narrowed.to(held.dtype), held):
-        return Piece(narrowed, piece.offset)
+        return replace(piece, data=narrowed)
     raise Uncovered(
-        f"sent in {str(wanted).removeprefix('torch.')} and held in "
-        f"{str(held.dtype).removeprefix('torch.')}: the bits cannot be compared"
+        f"sent in {dtype_name(wanted)} and held in {dtype_name(held.dtype)}: the bits "
+        "cannot be compared"
     )
