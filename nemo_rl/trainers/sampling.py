@@ -29,6 +29,7 @@ class SamplingTrainer(BaseTrainer):
             max_turns: responses per conversation, at most.
         """
         config = self.config
+        self.policy.report_to(self.logger.log_dir, config.to_dict())
         self.rollout_engine = RolloutEngine(
             self.policy,
             self.environment,

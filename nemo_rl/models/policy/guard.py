@@ -268,6 +268,10 @@ class Guard:
         """Compare a rollout's log-probs with the trainer's; counts as a step."""
         return self._rollout(batch, score, version)[0]
 
+    def report_to(self, log_dir: Path | str, run_config: Mapping[str, Any]) -> None:
+        """Say where reports go, and the configuration that goes with them."""
+        self._log_dir, self._run_config = Path(log_dir), run_config
+
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs: the course of the error over the run."""
         return {"rise": self._rise.state_dict()}

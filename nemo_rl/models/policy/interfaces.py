@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ class PolicyInterface(ABC):
             Metrics of the transfer, if any.
         """
         return None
+
+    def check_rollout(self, data: BatchedDataDict) -> Any:
+        """Does what was sampled fit the trainer's weights? None: it cannot but.
+
+        Args:
+            data: a train batch.
+
+        Returns:
+            A ``guard.GuardOutcome``.
+        """
+        return None
+
+    def report_to(self, log_dir: Path, run_config: Mapping[str, Any]) -> None:
+        """Say where a report goes if generator and trainer disagree."""
+        return
 
     def shutdown(self) -> None:
         """End what the policy has started."""

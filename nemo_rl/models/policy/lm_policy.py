@@ -30,18 +30,23 @@ from nemo_rl.infra.assets import resolve_model
 from nemo_rl.metrics.throughput import tflops_per_worker, training_flops
 from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
-from nemo_rl.models.policy.in_use import InUse
+from nemo_rl.models.policy.in_use import SectionsInUse
 from nemo_rl.models.policy.interfaces import PolicyInterface
-from nemo_rl.models.policy.synced_generation import SyncedGeneration, start_engines
+from nemo_rl.models.policy.synced_generation import (
+    SyncedGeneration,
+    guard_of,
+    start_engines,
+)
 from nemo_rl.models.policy.training_policy import TrainingPolicy
 from nemo_rl.models.policy.workers import PolicyWorker
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from nemo_rl.models.generation.interfaces import GenerationStream
+    from nemo_rl.models.policy.guard import GuardOutcome
 
 
-class Policy(PolicyInterface):
+class Policy(SectionsInUse, PolicyInterface):
     """A language model on a cluster, trained and sampled with the same weights.
 
     Args:
@@ -110,7 +115,12 @@ class Policy(PolicyInterface):
         self.generation: GenerationPolicy | SyncedGeneration
         if engines is not None:
             self.generation = self.synced = SyncedGeneration(
-                self.workers, engines, self.config, weights=self._weights
+                self.workers,
+                engines,
+                self.config,
+                weights=self._weights,
+                score=self.training.get_logprobs,
+                guard=guard_of(self.config, engines.settings.dtype, tokenizer),
             )
         else:
             stops = end_tokens(tokenizer, self.model_folder)
@@ -212,6 +222,24 @@ class Policy(PolicyInterface):
         if self.synced is not None:
             self.synced.version = value
 
+    def check_rollout(self, data: BatchedDataDict) -> GuardOutcome | None:
+        """Does what was sampled fit the trainer's weights? None: it cannot but.
+
+        Raises:
+            ConsistencyError: it does not; names the report.
+        """
+        return None if self.synced is None else self.synced.check_rollout(data)
+
+    def report_to(self, log_dir: Path, run_config: Mapping[str, Any]) -> None:
+        """Say where reports of the guard go, and what stands in them beside findings.
+
+        Args:
+            log_dir: of the run.
+            run_config: its configuration; secrets are masked.
+        """
+        if self.synced is not None:
+            self.synced.guard.report_to(log_dir, run_config)
+
     @property
     def stream(self) -> GenerationStream | None:
         """The generator, taking requests at any time; None: it shares our workers."""
@@ -225,39 +253,6 @@ class Policy(PolicyInterface):
             yield
             if self.synced is not None:
                 self.synced.outdated()
-
-    @property
-    def dtensor_cfg(self) -> InUse:
-        """The section that the workers were started with; it cannot be changed."""
-        return InUse(self.config.dtensor_cfg, "policy.dtensor_cfg")
-
-    @property
-    def megatron_cfg(self) -> InUse:
-        """The section that the workers were started with; it cannot be changed."""
-        return InUse(self.config.megatron_cfg, "policy.megatron_cfg")
-
-    @property
-    def gradient_checkpointing(self) -> bool:
-        """Whether layers are recomputed in the backward pass; fixed at the start."""
-        return self._engine_section().activation_checkpointing
-
-    @gradient_checkpointing.setter
-    def gradient_checkpointing(self, value: bool) -> None:
-        self._engine_section().activation_checkpointing = value
-
-    @property
-    def mixed_precision(self) -> bool:
-        """Whether passes run in bfloat16; fixed at the start."""
-        return self.config.precision == "bfloat16"
-
-    @mixed_precision.setter
-    def mixed_precision(self, value: bool) -> None:
-        wanted = "bfloat16" if value else "float32"
-        InUse(self.config, "policy").precision = wanted
-
-    def _engine_section(self) -> Any:
-        on = training_backend(self.config) == "dtensor"
-        return self.dtensor_cfg if on else self.megatron_cfg
 
 
 def _policy_section(config: Any) -> PolicyConfig:

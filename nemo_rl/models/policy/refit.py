@@ -6,19 +6,15 @@ goes wrong on either. Holds no weight; knows neither the engines nor their machi
 
 from __future__ import annotations
 
-import contextlib
-import time
-import uuid
 from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nemo_rl.backends.refit.base import RefitLink, TensorSpec
 from nemo_rl.backends.refit.control import ControlStore
 from nemo_rl.config.refit import RefitConfig
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError, RefitError
+from nemo_rl.utils.exceptions import ConfigurationError
 
 MIB = 2**20
 

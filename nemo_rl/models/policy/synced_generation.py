@@ -11,12 +11,20 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nemo_rl.backends.refit.digest import DigestObserver
+from nemo_rl.backends.refit.held import merge_ranks
 from nemo_rl.config.policy import PolicyConfig
+from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
+from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.generation.replica import Replica
+from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.models.generation.vllm import VllmGeneration
 from nemo_rl.models.generation.vllm_config import settings_of_policy
+from nemo_rl.models.policy.canary import Score
+from nemo_rl.models.policy.guard import Guard, GuardOutcome
+from nemo_rl.models.policy.guard_findings import Transferred
 from nemo_rl.models.policy.refit import Refit, RefitReport, choose_transport
 from nemo_rl.utils.exceptions import ConfigurationError
 
@@ -68,6 +76,8 @@ class SyncedGeneration:
         engines: what generates.
         config: the policy section.
         weights: held while weights change or move; an engine that comes back waits.
+        score: the trainer's log-probs of a batch.
+        guard: checks every transfer.
 
     Attributes:
         version: of the trainer's weights; what the next refit calls them.
@@ -84,9 +94,12 @@ class SyncedGeneration:
         config: PolicyConfig,
         *,
         weights: threading.RLock,
+        score: Score,
+        guard: Guard,
     ) -> None:
         self.version, self.engines = 0, engines
         self._workers, self._config, self._weights = workers, config, weights
+        self._score, self.guard = score, guard
         self._current, self._awake = False, True
         self._refit: Refit | None = None
         engines.revive = self._revive
@@ -103,15 +116,37 @@ class SyncedGeneration:
         self._current = False
 
     def refit(self) -> dict[str, float]:
-        """Send the trainer's weights; metrics of the transfer."""
+        """Send the trainer's weights and check that they arrived.
+
+        Returns:
+            Metrics of the transfer and of the guard.
+
+        Raises:
+            ConsistencyError: the engines do not have the trainer's weights.
+            RefitError: the weights did not get there.
+        """
         with self._weights:
-            for replica in self.engines.replicas:
-                replica.ensure_alive()
-            if self._refit is None:
-                self._refit = self._refit_to(self.engines.replicas)
-            report = self._send(self._refit)
+            report, transferred = self._transfer()
+            checked = self.guard.after_refit(
+                step=self.version,
+                generate=self._answer,
+                score=self._score,
+                transferred=transferred,
+                resync=lambda: self._transfer()[1],
+            )
             self._current = True
-        return report.metrics()
+        return {**report.metrics(), **checked}
+
+    def check_rollout(self, batch: BatchedDataDict) -> GuardOutcome:
+        """Compare a batch's log-probs with the trainer's before it learns from it."""
+        return self.guard.before_update(
+            batch,
+            step=self.version + 1,
+            score=self._score,
+            version=self.version,
+            generate=self._answer,
+            resync=lambda: self._transfer()[1],
+        )
 
     def wake(self) -> None:
         """Let the engines have their device."""
@@ -128,6 +163,33 @@ class SyncedGeneration:
     def shutdown(self) -> None:
         """End the engines."""
         self.engines.shutdown()
+
+    def _answer(self, prompts: BatchedDataDict) -> BatchedDataDict:
+        self.wake()
+        return self.engines.generate(prompts, greedy=False)
+
+    def _transfer(self) -> tuple[RefitReport, Transferred | None]:
+        """Send all engines the weights; digests of what was sent and what they hold."""
+        with self._weights:
+            for replica in self.engines.replicas:
+                replica.ensure_alive()
+            if self._refit is None:
+                self._refit = self._refit_to(self.engines.replicas)
+            report = self._send(self._refit)
+            if not self._digests:
+                return report, None
+            specs = [spec for stage in self._refit.plan for spec in stage]
+            shapes = {spec.name: spec.shape for spec in specs}
+            held = self.engines.call_all("held", specs)
+            return report, Transferred(
+                version=self.version,
+                sent=report.observed,
+                engines=[merge_ranks(ranks, shapes) for ranks in held],
+            )
+
+    @property
+    def _digests(self) -> bool:
+        return self.guard.config.enabled and self.guard.config.digests
 
     def _send(self, refit: Refit) -> RefitReport:
         if not self._awake:
@@ -151,6 +213,7 @@ class SyncedGeneration:
             generation.refit,
             transport=transport,
             cast=None if settings.dtype == trained else settings.dtype,
+            observer=DigestObserver if self._digests else None,
         )
 
     def _receivers(self, replicas: Sequence[Replica]) -> EngineReceivers:
@@ -196,3 +259,24 @@ def start_engines(
         config, tokenizer, use_gpus=cluster.use_gpus, seed=seed, threads=threads or 1
     )
     return VllmGeneration(places, settings, shares=not apart)
+
+
+def guard_of(config: PolicyConfig, engine_dtype: str, tokenizer: Any) -> Guard:
+    """The guard of a policy's engines; reports go to ``logs`` until told otherwise.
+
+    Args:
+        config: the policy section.
+        engine_dtype: of the engines' weights.
+        tokenizer: for the canaries; without one their tokens are drawn.
+    """
+    exact = config.precision == engine_dtype == "float32"
+    folder = resolve_model(config.model_name)
+    hf_config = {**read_hf_config(folder), **config.hf_config_overrides}
+    return Guard(
+        config.generation.guard,
+        log_dir="logs",
+        precision="float32" if exact else "bfloat16",
+        tokenizer=tokenizer,
+        vocab_size=int(hf_config.get("vocab_size", 0)),
+        special_ids=end_tokens(tokenizer, folder),
+    )
