@@ -12,7 +12,19 @@ from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class PolicyInterface(ABC):
-    """A policy that generates, scores and learns. Shapes: ``data/interfaces.py``."""
+    """A policy that generates, scores and learns. Shapes: ``data/interfaces.py``.
+
+    Attributes:
+        generates_apart: ``generate`` may run while ``train`` does, with the weights of
+            the last ``refit``.
+        version: of the generator's weights; grows with every ``refit``.
+        stream: the generator's ``GenerationStream``; None where it answers whole
+            batches, one at a time.
+    """
+
+    generates_apart: bool = False
+    version: int = 0
+    stream: Any = None
 
     @abstractmethod
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
