@@ -96,6 +96,9 @@ class RolloutBatch(PromptBatch):
     """[B, S] float32; 1 on sampled tokens, EOS included."""
     generation_logprobs: torch.Tensor
     """[B, S] float32, log-probability at sampling; 0 where token_mask is 0."""
+    token_versions: NotRequired[torch.Tensor]
+    """[B, S] int64, version of the weights that sampled the token, -1 where token_mask
+    is 0; from generators that tell."""
     group: torch.Tensor
     """[B] int64, index of the prompt in the step's batch: what a baseline groups by."""
     response: list[str]
@@ -156,6 +159,9 @@ class GenerationOutputSpec(TypedDict):
     """[B, S] float32, 0 on prompt and padding."""
     truncated: NotRequired[torch.Tensor]
     """[B] bool; stopped by the token limit."""
+    token_versions: NotRequired[torch.Tensor]
+    """[B, S] int64, version of the weights that sampled the token; -1 on prompt and
+    padding."""
     __extra__: Any
     """Further columns of a particular backend."""
 

@@ -7,7 +7,7 @@ epoch is a permutation of its own seed, independent of every other random genera
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,14 @@ class DataModule:
         for start in range(0, count, batch_size):
             chosen = list(range(start, min(start + batch_size, count)))
             yield self._batch(chosen, validation=True)
+
+    def rows(self, indices: Sequence[int]) -> BatchedDataDict:
+        """Return training rows by their index in the data set, as a batch.
+
+        Raises:
+            DataError: A row cannot be used.
+        """
+        return self._batch([int(idx) for idx in indices], validation=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next batch begins, as plain JSON values."""

@@ -14,6 +14,9 @@ import torch
 
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 
+NOT_SAMPLED = -1
+"""Version of a token that no weights have sampled."""
+
 
 @dataclass
 class Conversation:
@@ -33,6 +36,8 @@ class Conversation:
     """1 where a token was sampled."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probability at sampling; 0 elsewhere."""
+    versions: list[int] = field(default_factory=list)
+    """Version of the weights that sampled a token; -1 elsewhere."""
     state: dict[str, Any] = field(default_factory=dict)
     """What the environment wants back at the next turn."""
     reward: float = 0.0
@@ -52,12 +57,20 @@ class Conversation:
         self.prompt_length, self.prompt_messages = len(self.ids), len(self.messages)
         self.mask = [0.0] * len(self.ids)
         self.logprobs = [0.0] * len(self.ids)
+        self.versions = [NOT_SAMPLED] * len(self.ids)
 
-    def say(self, tokens: list[int], logprobs: list[float], text: str) -> None:
-        """Append a sampled response."""
+    def say(
+        self,
+        tokens: list[int],
+        logprobs: list[float],
+        text: str,
+        versions: list[int] | None = None,
+    ) -> None:
+        """Append a sampled response; None where the generator tells no versions."""
         self.ids += tokens
         self.mask += [1.0] * len(tokens)
         self.logprobs += logprobs
+        self.versions += versions or [NOT_SAMPLED] * len(tokens)
         self.messages = [*self.messages, {"role": "assistant", "content": text}]
         self.turns += 1
 
@@ -66,6 +79,7 @@ class Conversation:
         self.ids += tokens
         self.mask += [0.0] * len(tokens)
         self.logprobs += [0.0] * len(tokens)
+        self.versions += [NOT_SAMPLED] * len(tokens)
         self.messages = [*self.messages, message]
 
     def count(self, name: str, value: float) -> None:
@@ -89,7 +103,7 @@ def padded_prompts(talks: Sequence[Conversation], seeds: list[int]) -> BatchedDa
 
 def rollout_columns(talks: Sequence[Conversation]) -> dict[str, Any]:
     """Return the columns that a rollout adds to its prompts (``RolloutBatch``)."""
-    return {
+    columns = {
         "input_ids": _padded([talk.ids for talk in talks], torch.int64),
         "input_lengths": torch.tensor([len(talk.ids) for talk in talks]),
         "prompt_lengths": torch.tensor([talk.prompt_length for talk in talks]),
@@ -102,6 +116,10 @@ def rollout_columns(talks: Sequence[Conversation]) -> dict[str, Any]:
         "sample_mask": torch.ones(len(talks)),
         "rewards": torch.tensor([talk.reward for talk in talks]),
     }
+    if any(max(talk.versions) != NOT_SAMPLED for talk in talks):
+        versions = [talk.versions for talk in talks]
+        columns["token_versions"] = _padded(versions, torch.int64, NOT_SAMPLED)
+    return columns
 
 
 def turn_metrics(talks: Sequence[Conversation], max_turns: int) -> dict[str, float]:
@@ -150,7 +168,8 @@ def _last_response(talk: Conversation) -> str:
     return said[-1] if talk.turns else ""
 
 
-def _padded(rows: list[list[Any]], dtype: torch.dtype) -> torch.Tensor:
-    """[B, S] of the longest row, 0 after the end of the others."""
+def _padded(rows: list[list[Any]], dtype: torch.dtype, filler: int = 0) -> torch.Tensor:
+    """[B, S] of the longest row, the filler after the end of the others."""
     width = max((len(row) for row in rows), default=0)
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=dtype)
+    padded = [row + [filler] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=dtype)

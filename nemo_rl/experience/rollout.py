@@ -7,6 +7,7 @@ or updates. Generated tokens are kept as they were sampled and never tokenised a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class RolloutEngine:
         talks = _openings(batch)
         alive = list(range(len(talks)))
         for turn in range(self.max_turns):
-            seeds = [self._seed(step, row, turn) for row in alive]
+            seeds = [self.seed_of(step, row, turn) for row in alive]
             self._respond([talks[row] for row in alive], seeds, greedy)
             alive = self._answer(batch, talks, alive)
             if not alive:
@@ -96,7 +97,14 @@ class RolloutEngine:
         rollouts, extra = self.environment.global_post_process_and_metrics(rollouts)
         return rollouts, {**turn_metrics(talks, self.max_turns), **extra, **metrics}
 
-    def _seed(self, step: int, row: int, turn: int) -> int:
+    def with_policy(self, policy: Any) -> RolloutEngine:
+        """Return this engine with another policy that generates."""
+        other = copy(self)
+        other.policy = policy
+        return other
+
+    def seed_of(self, step: int, row: int, turn: int = 0) -> int:
+        """Return what decides the samples of a row of a step's batch."""
         later = (turn,) if turn else ()
         return derive_seed(self.seed, "rollout", step, row, *later)
 
@@ -108,6 +116,9 @@ class RolloutEngine:
         ids, logprobs = output["output_ids"].tolist(), output["logprobs"].tolist()
         ends = output["unpadded_sequence_lengths"].tolist()
         truncated = output["truncated"].tolist()
+        versions = None
+        if "token_versions" in output:
+            versions = output["token_versions"].tolist()
         said = []
         for row, talk in enumerate(talks):
             start, end = len(talk.ids), ends[row]
@@ -123,8 +134,9 @@ class RolloutEngine:
         texts = self.tokenizer.batch_decode(said, skip_special_tokens=True)
         for row, talk in enumerate(talks):
             start = len(talk.ids)
-            scores = logprobs[row][start : start + len(said[row])]
-            talk.say(said[row], scores, texts[row])
+            end = start + len(said[row])
+            told = versions[row][start:end] if versions else None
+            talk.say(said[row], logprobs[row][start:end], texts[row], told)
             talk.state["truncated"] = truncated[row]
 
     def _answer(

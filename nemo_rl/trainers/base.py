@@ -142,7 +142,7 @@ class BaseTrainer(TrainerSetup):
                     "there is nothing to evaluate on: set data.val_dataset_name or "
                     "pass val_dataset."
                 )
-            return dict(self.validation.run().metrics)
+            return dict(self._run_validation().metrics)
         finally:
             self._teardown()
 
@@ -169,13 +169,25 @@ class BaseTrainer(TrainerSetup):
         if self.state.step == 0 and self.validation.due(0):
             self._validate()
         status = "completed"
-        self._batches = self.data.batches(getattr(self.section, self.steps_key))
+        self._batches = self._open_batches()
         while self.state.step < self.total_steps:
             status = self._stop_reason()
             if status != "completed":
                 break
-            self._one_step(next(self._batches))
+            batch = next(self._batches, None)
+            if batch is None:
+                self.console.message(f"the data ended after step {self.state.step}")
+                break
+            self._one_step(batch)
         return self._finish(status)
+
+    def _open_batches(self) -> Iterator[Any]:
+        """What each step begins with, from where the state stands."""
+        return self.data.batches(getattr(self.section, self.steps_key))
+
+    def _data_state(self) -> dict[str, Any]:
+        """Where the data stands after the step that has just ended."""
+        return self.data.state_dict()
 
     def stop(self, reason: str) -> None:
         """End the training after the step that runs, with status "stopped".
@@ -213,7 +225,7 @@ class BaseTrainer(TrainerSetup):
             valid_tokens=int(metrics.get("global_valid_tokens", 0)),
             seconds=seconds,
         )
-        self.state.data = self.data.state_dict()
+        self.state.data = self._data_state()
         metrics |= self.timer.metrics(reset=True)
         metrics["timing/step_s"] = seconds
         metrics["tokens_per_s"] = metrics.get("total_tokens", 0.0) / seconds
@@ -249,7 +261,7 @@ class BaseTrainer(TrainerSetup):
         self.console.phase("validation")
         step, checkpointing = self.state.step, self.config.checkpointing
         started = time.perf_counter()
-        result = self.validation.run()
+        result = self._run_validation()
         metrics = dict(result.metrics)
         name = (checkpointing.metric_name or "").removeprefix("val:")
         self.state.record_validation(
@@ -265,6 +277,9 @@ class BaseTrainer(TrainerSetup):
         self.logger.log_samples(result.samples, step)
         self.console.validation(step, metrics)
         return metrics
+
+    def _run_validation(self) -> ValidationResult:
+        return self.validation.run()
 
     def _checkpoint_metrics(self) -> dict[str, float]:
         metrics = {
@@ -294,10 +309,14 @@ class BaseTrainer(TrainerSetup):
             if config.save_consolidated:
                 (path / "hf").mkdir()
                 self.policy.save_hf(path / "hf")
+            self._save_more(path)
             self.state.save(path / "trainer_state.json")
         self._checkpoint_path = self.checkpoints.directory / newest
         self.callbacks.on_checkpoint(self, self._checkpoint_path)
         self.console.message(f"saved {self._checkpoint_path}")
+
+    def _save_more(self, path: Path) -> None:
+        """Write what else this algorithm resumes from into a checkpoint's folder."""
 
     def _finish(self, status: str) -> TrainResult:
         if self.state.step > 0:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from nemo_rl.algorithms.grpo.async_config import AsyncGRPOConfig
+from nemo_rl.algorithms.grpo.async_config import AsyncGRPOConfig, check_async
 from nemo_rl.algorithms.grpo.loss_config import ClippedPGLossConfig
 from nemo_rl.algorithms.grpo.reward_config import (
     AdvEstimatorConfig,
@@ -149,6 +149,7 @@ class GRPOMasterConfig(MasterConfig):
             "grpo.num_prompts_per_step x grpo.num_generations_per_prompt",
         )
         self._settle_response_length()
+        check_async(self)
         updates = self.samples_per_step // self.policy.train_global_batch_size
         if self.loss_fn.force_on_policy_ratio and updates != 1:
             raise ValueError(

@@ -30,6 +30,18 @@ def build_train_batch(rollouts: BatchedDataDict, config: GRPOConfig) -> BatchedD
     return BatchedDataDict({**columns, "sample_mask": sample_mask})
 
 
+def with_versions(batch: BatchedDataDict, rollouts: BatchedDataDict) -> BatchedDataDict:
+    """A train batch with the versions of the weights that sampled each token.
+
+    Args:
+        batch: what ``build_train_batch`` made of the rollouts.
+        rollouts: with ``token_versions`` [B, S], where the generator tells them.
+    """
+    if "token_versions" not in rollouts:
+        return batch
+    return BatchedDataDict({**batch, "token_versions": rollouts["token_versions"]})
+
+
 def add_advantages(
     batch: BatchedDataDict,
     rollouts: BatchedDataDict,

@@ -5,20 +5,28 @@ Group Relative Policy Optimization: Shao et al. 2024, arXiv:2402.03300, algorith
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
+from nemo_rl.algorithms.grpo.ahead import let_run_ahead, options
 from nemo_rl.algorithms.grpo.config import GRPOMasterConfig
 from nemo_rl.algorithms.grpo.data import (
     add_advantages,
     build_train_batch,
     mask_sampler_mismatch,
+    with_versions,
 )
 from nemo_rl.algorithms.grpo.dynamic_sampling import sample_until_full
 from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.experience.ahead import AheadSource
 from nemo_rl.experience.recorder import rollout_rows
 from nemo_rl.experience.rollout import repeat_prompts
+from nemo_rl.experience.source import DirectSource, RolloutSource
+from nemo_rl.experience.tail import Limits
 from nemo_rl.trainers.sampling import SamplingTrainer
+from nemo_rl.trainers.validation import ValidationResult
 from nemo_rl.utils.seeding import derive_seed
 
 
@@ -39,9 +47,7 @@ class GRPOTrainer(SamplingTrainer):
 
     def _train_step(self, batch: BatchedDataDict) -> dict[str, float]:
         step = self.state.step + 1
-        with self.phase("generation"):
-            rollouts, metrics = self._sample(batch, step)
-        train_batch = build_train_batch(rollouts, self.section)
+        rollouts, train_batch, metrics = self._rollouts(batch, step)
         with self.phase("logprobs"):
             metrics |= self._add_logprobs(train_batch)
         loss = self.config.loss_fn
@@ -49,9 +55,28 @@ class GRPOTrainer(SamplingTrainer):
         with self.phase("training"):
             metrics |= self.policy.train(train_batch, self.loss_fn)
         with self.phase("refit"):
-            metrics |= self.policy.refit() or {}
+            metrics |= self.source.refit()
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
         return metrics
+
+    def _rollouts(
+        self, prompts: BatchedDataDict, step: int
+    ) -> tuple[BatchedDataDict, BatchedDataDict, dict[str, float]]:
+        """The step's rollouts, and what training needs of them.
+
+        Where the generator turns out to have had other weights than the trainer, it has
+        them now, and the prompts are answered once more.
+        """
+        for sampled in (self.source.next, self.source.again):
+            with self.phase(self.source.phase):
+                rollouts, metrics = sampled(prompts, step)
+            train_batch = build_train_batch(rollouts, self.section)
+            outcome = self.policy.check_rollout(with_versions(train_batch, rollouts))
+            if outcome is not None:
+                metrics |= outcome.metrics
+            if outcome is None or outcome.usable:
+                break
+        return rollouts, train_batch, metrics
 
     def _sample(
         self, batch: BatchedDataDict, step: int
@@ -103,3 +128,53 @@ class GRPOTrainer(SamplingTrainer):
             keep_reference=config.loss_fn.reference_policy_kl_penalty > 0
         )
         self._setup_rollouts(max_turns=self.section.max_rollout_turns)
+        self.source = self._make_source()
+
+    def _make_source(self) -> RolloutSource:
+        """Sample when a step asks, or ahead of it."""
+        section, ahead = self.section, self.section.async_grpo
+        if not ahead.samples_ahead:
+            return DirectSource(
+                self._sample,
+                data=self.data,
+                prompts_per_batch=section.prompts_per_batch,
+                policy=self.policy,
+            )
+        let_run_ahead(self.policy, ahead)
+        policy = self.config.policy
+        source = AheadSource(
+            self.rollout_engine,
+            options(ahead),
+            data=self.data,
+            prompts=section.num_prompts_per_step,
+            generations=section.num_generations_per_prompt,
+            limits=Limits(
+                policy.generation.max_new_tokens, policy.max_total_sequence_length
+            ),
+            record=lambda step, rollouts: self.recorder.record(
+                step, rollout_rows(rollouts)
+            ),
+        )
+        # Validation shares the generator with what is sampled ahead.
+        self.rollout_engine = source.engine
+        return source
+
+    def _open_batches(self) -> Iterator[BatchedDataDict]:
+        saved = self._resumed.path if self._resumed is not None else None
+        return self.source.open(self.state.step, self.total_steps, saved)
+
+    def _data_state(self) -> dict[str, Any]:
+        return self.source.data_state()
+
+    def _run_validation(self) -> ValidationResult:
+        with self.source.exclusively():
+            return super()._run_validation()
+
+    def _save_more(self, path: Path) -> None:
+        self.source.save(path)
+
+    def _teardown(self) -> None:
+        # Before the policy's workers end, which the threads of the source use.
+        if (source := getattr(self, "source", None)) is not None:
+            source.close()
+        super()._teardown()

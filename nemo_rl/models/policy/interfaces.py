@@ -13,7 +13,19 @@ from nemo_rl.utils.exceptions import ConfigurationError
 
 
 class PolicyInterface(ABC):
-    """A policy that generates, scores and learns. Shapes: ``data/interfaces.py``."""
+    """A policy that generates, scores and learns. Shapes: ``data/interfaces.py``.
+
+    Attributes:
+        generates_apart: ``generate`` may run while ``train`` does, with the weights of
+            the last ``refit``.
+        version: what the next ``refit`` calls the weights, and their tokens carry.
+        stream: the generator's ``GenerationStream``; None where it answers whole
+            batches, one at a time.
+    """
+
+    generates_apart: bool = False
+    version: int = 0
+    stream: Any = None
 
     @abstractmethod
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
@@ -52,9 +64,6 @@ class PolicyInterface(ABC):
             f"{type(self).__name__} gives no scores: it is no reward model. Set "
             "policy.reward_model_cfg.enabled to true."
         )
-
-    version: int = 0
-    """How often the weights were trained; a generator's tokens carry it."""
 
     def refit(self) -> dict[str, float] | None:
         """Give the generator the trained weights; nothing where it shares them.

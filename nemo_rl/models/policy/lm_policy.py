@@ -241,6 +241,12 @@ class Policy(SectionsInUse, PolicyInterface):
             self.synced.guard.report_to(log_dir, run_config)
 
     @property
+    def generates_apart(self) -> bool:
+        """Whether engines of their own generate, on machines of their own."""
+        colocated = self.config.generation.colocated.enabled
+        return self.synced is not None and not colocated
+
+    @property
     def stream(self) -> GenerationStream | None:
         """The generator, taking requests at any time; None: it shares our workers."""
         return None if self.synced is None else self.synced.engines

@@ -37,6 +37,8 @@ class PairedPolicy(PolicyInterface):
         >>> GRPO(policy, config).train()  # doctest: +SKIP
     """
 
+    generates_apart = True
+
     def __init__(self, policy: PolicyInterface, generator: GenerationInterface) -> None:
         own = type(generator)
         if own.update_weights is GenerationInterface.update_weights:
@@ -53,6 +55,7 @@ class PairedPolicy(PolicyInterface):
             )
         self.policy: Any = policy
         self.generator = generator
+        self.stream = getattr(generator, "stream", None)
         self.refit()
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
@@ -89,6 +92,7 @@ class PairedPolicy(PolicyInterface):
         """Give the generator the weights of the policy."""
         self.policy.refit()
         self.generator.update_weights(self.policy.export_weights())
+        self.version += 1
 
     def shutdown(self) -> None:
         """End the policy; the generator belongs to whoever made it."""

@@ -84,6 +84,9 @@ class SyncedGeneration:
         engines: the generator; takes requests at any time (``GenerationStream``).
     """
 
+    follows = True
+    """Let ``generate`` send the weights first where they have changed since; False: it
+    samples with those of the last ``refit``, while training goes on."""
     recompute_cache = False
     """Have responses that run over a refit compute their cache anew."""
 
@@ -100,13 +103,13 @@ class SyncedGeneration:
         self.version, self.engines = 0, engines
         self._workers, self._config, self._weights = workers, config, weights
         self._score, self.guard = score, guard
-        self._current, self._awake = False, True
+        self._current, self._awake, self._sent = False, True, False
         self._refit: Refit | None = None
         engines.revive = self._revive
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """Sample one response per row with the trainer's present weights."""
-        if not self._current:
+        if not self._current and (self.follows or not self._sent):
             self.refit()
         self.wake()
         return self.engines.generate(data, greedy)
@@ -134,7 +137,7 @@ class SyncedGeneration:
                 transferred=transferred,
                 resync=lambda: self._transfer()[1],
             )
-            self._current = True
+            self._current = self._sent = True
         return {**report.metrics(), **checked}
 
     def check_rollout(self, batch: BatchedDataDict) -> GuardOutcome:
