@@ -1,10 +1,10 @@
 """A rise of a noisy series, told from its noise: one number per step, no tensors.
 
 CUSUM of Page 1954, "Continuous inspection schemes", Biometrika 41, on residuals that
-are made robust: median and median absolute deviation of the recent past stand for mean and
-deviation, and a residual counts at most a few of them (Huber 1981, "Robust statistics",
-chapter 1). So neither a heavy tail nor one wild step raises an alarm, and no baseline
-has to be given.
+are made robust: median and median absolute deviation of the recent past stand for mean
+and deviation, and a residual counts at most a few of them (Huber 1981, "Robust
+statistics", chapter 1). So neither a heavy tail nor one wild step raises an alarm, and
+no baseline has to be given.
 """
 
 from __future__ import annotations

@@ -216,9 +216,9 @@ def rollout_mismatch(
     """Compare log-probs of sampling with the trainer's on some rows of a rollout batch.
 
     Args:
-        batch: ``input_ids``, ``input_lengths``, ``token_mask``, ``generation_logprobs``;
-            ``sample_mask`` and ``token_versions`` where they are there. With
-            ``prev_logprobs`` nothing is scored.
+        batch: ``input_ids``, ``input_lengths``, ``token_mask`` and
+            ``generation_logprobs``; ``sample_mask`` and ``token_versions`` where they
+            are there. With ``prev_logprobs`` nothing is scored.
         score: the trainer's log-probs.
         rows: at most so many, spread evenly.
         version: of the trainer's weights; tokens that other weights have sampled are

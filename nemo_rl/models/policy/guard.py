@@ -9,37 +9,32 @@ and knows no engine: what it needs of them arrives as callables and digests.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from nemo_rl.backends.refit.held import EngineWeights
 from nemo_rl.config.refit import GuardConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.metrics.change_point import RiseDetector
 from nemo_rl.models.policy.canary import (
     CanaryAnswer,
     Generate,
     Score,
     canary_batch,
-    rollout_mismatch,
     run_canary,
 )
 from nemo_rl.models.policy.guard_findings import (
     Finding,
     Transferred,
     canary_findings,
-    causes,
     digest_findings,
-    scale_hint,
 )
-from nemo_rl.models.policy.guard_report import Evidence, write_bundle
-from nemo_rl.utils.exceptions import ConsistencyError, TrainingError, WorkerError
-
-log = logging.getLogger(__name__)
+from nemo_rl.models.policy.guard_reaction import Look, Reaction
+from nemo_rl.models.policy.rollout_check import RolloutCheck
+from nemo_rl.utils.exceptions import TrainingError, WorkerError
 
 Resync = Callable[[], Transferred | None]
 """Sends the weights once more; what they left behind."""
@@ -48,10 +43,6 @@ _TOLERANCE = {"float32": 1e-3}
 _TOLERANCE_ELSE = 0.2
 _REMEMBERED = 3
 """Transfers whose digests are kept, to recognise old weights."""
-_MOST_WARNINGS = 10
-"""Folders that a run which only warns may write."""
-_NAMED = 3
-"""Findings that the message names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,15 +60,6 @@ class GuardOutcome:
     metrics: dict[str, float]
     usable: bool = True
     findings: list[Finding] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Look:
-    """One look at the generator."""
-
-    findings: list[Finding]
-    transferred: Transferred | None = None
-    canaries: list[CanaryAnswer] = dataclasses.field(default_factory=list)
 
 
 class Guard:
@@ -118,8 +100,7 @@ class Guard:
         special_ids: Sequence[int] = (),
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config, self._log_dir = config, Path(log_dir)
-        self._run_config = run_config or {}
+        self.config = config
         self._tolerance = config.canary_tolerance or _TOLERANCE.get(
             precision, _TOLERANCE_ELSE
         )
@@ -133,9 +114,10 @@ class Guard:
                 special_ids=special_ids,
             )
         self._earlier: deque[Transferred] = deque(maxlen=_REMEMBERED)
-        self._rise = RiseDetector()
+        self._rollouts = RolloutCheck(config.rollout_rows, config.max_mult_prob_error)
+        self._reaction = Reaction(config.action, Path(log_dir), run_config or {})
         self._distrusted = False
-        self._warned = 0
+        self._resyncs = 0
 
     def after_refit(
         self,
@@ -158,7 +140,7 @@ class Guard:
         Returns:
             ``guard/digest_tensors`` compared, ``guard/digest_uncovered`` that no rule
             reads, ``guard/digest_mismatches``, ``guard/canary_error_mean`` and
-            ``_max``, ``guard/resyncs``, ``guard_s``.
+            ``_max``, ``guard/resyncs`` of the run, ``guard_s``.
 
         Raises:
             ConsistencyError: they differ, and are not to, or still do.
@@ -168,17 +150,11 @@ class Guard:
         begin = time.perf_counter()
         look = self._look(transferred, generate, score)
         metrics = _metrics(look)
-        metrics["guard/resyncs"] = 0.0
         if look.findings:
-            again = None
-            if resync is not None:
-                metrics["guard/resyncs"] = 1.0
-
-                def again() -> _Look:
-                    return self._look(resync(), generate, score)
-
-            look = self._settle(step, look, again)
+            again = partial(self._again, resync, generate, score) if resync else None
+            look = self._reaction.settle(step, look, again)
         self._remember(look.transferred)
+        metrics["guard/resyncs"] = float(self._resyncs)
         metrics["guard_s"] = time.perf_counter() - begin
         return metrics
 
@@ -212,27 +188,18 @@ class Guard:
         if not self.config.enabled or not self.config.rollout_rows:
             return GuardOutcome(metrics={})
         begin = time.perf_counter()
-        findings, metrics = self._rollout(batch, score, version)
+        findings, metrics = self._rollouts.run(batch, score, version)
         wrong = [finding for finding in findings if finding.kind != "rise"]
         usable = True
         if wrong:
             usable = self.config.action == "warn"
             again = None
             if resync is not None and not self._distrusted:
-
-                def again() -> _Look:
-                    transferred = resync()
-                    if generate is None:
-                        return _Look(
-                            findings=self._digests(transferred),
-                            transferred=transferred,
-                        )
-                    return self._look(transferred, generate, score)
-
-            look = self._settle(step, _Look(findings=findings), again, metrics)
+                again = partial(self._again, resync, generate, score)
+            look = self._reaction.settle(step, Look(findings=findings), again, metrics)
             self._remember(look.transferred)
         elif findings:
-            self._write(step, _Look(findings=findings), "a warning", metrics)
+            self._reaction.warn(step, Look(findings=findings), metrics)
         self._distrusted = not usable
         metrics["guard_s"] = time.perf_counter() - begin
         return GuardOutcome(metrics=metrics, usable=usable, findings=findings)
@@ -266,7 +233,7 @@ class Guard:
         self, batch: BatchedDataDict, score: Score, *, version: int | None = None
     ) -> list[Finding]:
         """Compare a rollout's log-probs with the trainer's; counts as a step."""
-        return self._rollout(batch, score, version)[0]
+        return self._rollouts.run(batch, score, version)[0]
 
     def report_to(self, log_dir: Path | str, run_config: Mapping[str, Any]) -> None:
         """Say where reports go, and the configuration that goes with them."""
@@ -274,11 +241,11 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs: the course of the error over the run."""
-        return {"rise": self._rise.state_dict()}
+        return {"rollouts": self._rollouts.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
-        self._rise.load_state_dict(state["rise"])
+        self._rollouts.load_state_dict(state["rollouts"])
 
     def _digests(self, transferred: Transferred | None) -> list[Finding]:
         if transferred is None or not self.config.digests:
@@ -287,113 +254,28 @@ class Guard:
             transferred.sent, transferred.engines, version=transferred.version
         )
 
+    def _again(self, resync: Resync, generate: Generate | None, score: Score) -> Look:
+        self._resyncs += 1
+        return self._look(resync(), generate, score)
+
     def _look(
-        self, transferred: Transferred | None, generate: Generate, score: Score
-    ) -> _Look:
+        self, transferred: Transferred | None, generate: Generate | None, score: Score
+    ) -> Look:
         findings = self._digests(transferred)
         answers: list[CanaryAnswer] = []
         # An engine may not survive sampling with weights that are not finite.
-        if all(finding.kind != "not_finite" for finding in findings):
+        broken = any(finding.kind == "not_finite" for finding in findings)
+        if generate is not None and not broken:
             found, answers = self.check_canary(generate, score)
             findings = findings + found
-        return _Look(findings=findings, transferred=transferred, canaries=answers)
-
-    def _rollout(
-        self, batch: BatchedDataDict, score: Score, version: int | None
-    ) -> tuple[list[Finding], dict[str, float]]:
-        rows = self.config.rollout_rows
-        errors = rollout_mismatch(batch, score, rows, version=version)
-        if errors is None:
-            return [], {}
-        metrics = {"guard/rollout_tokens": float(errors.tokens)}
-        if errors.not_finite:
-            detail = f"{errors.not_finite} log-probs of {errors.tokens} are not finite"
-            finding = Finding(kind="rollout", tensor="rollout", detail=detail)
-            return [finding], metrics
-        error = errors.mult_prob_error
-        metrics |= {"guard/mult_prob_error": error, "guard/gen_kl": errors.gen_kl}
-        alarm = self._rise.add(error - 1.0)
-        findings = []
-        if error > self.config.max_mult_prob_error:
-            detail = (
-                f"mean exp|log-prob difference| {error:.4g} over {errors.tokens} "
-                f"tokens, may be {self.config.max_mult_prob_error:g}"
-                f"{scale_hint(errors)}"
-            )
-            findings.append(Finding(kind="rollout", tensor="rollout", detail=detail))
-        if alarm is not None:
-            detail = (
-                f"mean exp|log-prob difference| - 1 is {alarm.value:.3g}; it used to "
-                f"be {alarm.usual:.3g} until about {alarm.begun} steps ago"
-            )
-            findings.append(Finding(kind="rise", tensor="rollout", detail=detail))
-        return findings, metrics
-
-    def _settle(
-        self,
-        step: int,
-        look: _Look,
-        again: Callable[[], _Look] | None,
-        measured: Mapping[str, float] | None = None,
-    ) -> _Look:
-        """Do what the configuration says; the look that is true afterwards."""
-        action = self.config.action
-        if action == "warn":
-            self._write(step, look, "a warning", measured)
-            return look
-        if action == "resync" and again is not None:
-            self._write(step, look, "the weights were sent once more", measured)
-            look = again()
-            if not look.findings:
-                log.warning("step %d: after that, generator and trainer agree", step)
-                return look
-            measured = None
-        raise ConsistencyError(self._write(step, look, "the run was halted", measured))
-
-    def _write(
-        self,
-        step: int,
-        look: _Look,
-        action: str,
-        measured: Mapping[str, float] | None,
-    ) -> str:
-        """Write the report; the message that goes with it."""
-        message = _message(step, look.findings)
-        final = action == "the run was halted"
-        self._warned += 1
-        if final or self._warned <= _MOST_WARNINGS:
-            folder = write_bundle(
-                self._log_dir,
-                Evidence(
-                    step=step,
-                    action=action,
-                    findings=look.findings,
-                    transferred=look.transferred,
-                    canaries=look.canaries,
-                    config=self._run_config,
-                    measured=measured or {},
-                ),
-            )
-            message += f" Report: {folder}"
-        if not final:
-            log.warning("%s (%s)", message, action)
-        return message
+        return Look(findings=findings, transferred=transferred, canaries=answers)
 
     def _remember(self, transferred: Transferred | None) -> None:
         if transferred is not None:
             self._earlier.append(dataclasses.replace(transferred, engines=()))
 
 
-def _message(step: int, findings: Sequence[Finding]) -> str:
-    named = "; ".join(str(finding) for finding in findings[:_NAMED])
-    more = f"; and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
-    return (
-        f"step {step}: generator and trainer disagree. {named}{more}. "
-        f"{causes(findings)[0]}"
-    )
-
-
-def _metrics(look: _Look) -> dict[str, float]:
+def _metrics(look: Look) -> dict[str, float]:
     metrics = {}
     if look.transferred is not None:
         engines = look.transferred.engines

@@ -191,7 +191,7 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
         "the engines; the first tensor above names the layer.",
     ),
     "packed": (
-        "A kernel of the CPU keeps a packed copy of a weight, and that was not renewed; "
+        "A kernel of the CPU keeps a packed copy of a weight, and that is an old one; "
         "for lm_head: the output layer is tied to the embedding.",
         "repack_tied(model) must run after every reload; report a layer that is no "
         "lm_head.",

@@ -1,4 +1,4 @@
-"""The folder that the guard leaves behind: what differed, why, and with which recipe."""
+"""The folder that the guard leaves behind: what differed, why, with which recipe."""
 
 from __future__ import annotations
 
