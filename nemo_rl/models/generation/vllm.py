@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -73,10 +74,13 @@ class VllmGeneration(GenerationInterface):
         self._news = threading.Condition()
         self._names = itertools.count()
         self._holder: dict[str, Replica] = {}
-        self.replicas: list[Replica] = []
-        for number, (bundle, devices) in enumerate(_slots(cluster, self.settings)):
+        slots = _slots(cluster, self.settings)
+        cluster.placement_group()  # reserved once, before the engines start together
+
+        def start(number: int) -> Replica:
+            bundle, devices = slots[number]
             settings = replace(self.settings, seed=self.settings.seed + number)
-            start = partial(
+            begin = partial(
                 _start_group,
                 cluster,
                 settings,
@@ -84,9 +88,10 @@ class VllmGeneration(GenerationInterface):
                 devices=devices if shares else None,
                 shares=shares,
             )
-            self.replicas.append(
-                Replica(number, start, revived=self._revived, news=self._news)
-            )
+            return Replica(number, begin, revived=self._revived, news=self._news)
+
+        with ThreadPoolExecutor(len(slots)) as pool:
+            self.replicas = list(pool.map(start, range(len(slots))))
 
     def generate(
         self, data: BatchedDataDict, greedy: bool, *, n: int = 1
