@@ -6,15 +6,23 @@ goes wrong on either. Holds no weight; knows neither the engines nor their machi
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Hashable
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from nemo_rl.backends.refit.base import RefitLink, TensorSpec
-from nemo_rl.backends.refit.control import ControlStore
+from nemo_rl.backends.refit.control import ControlStore, PeerFailed
 from nemo_rl.config.refit import RefitConfig
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.exceptions import (
+    ConfigurationError,
+    NemoRLError,
+    RefitError,
+    WorkerDied,
+)
 
 MIB = 2**20
 
@@ -199,4 +207,92 @@ class Refit:
                 may hold a part of them: send again, or end them.
             NemoRLError: a worker or a receiver failed; its own error.
         """
-        raise NotImplementedError
+        started = time.perf_counter()
+        link = self._link()
+        with ThreadPoolExecutor(2) as pool:
+            sides = {
+                "sending": pool.submit(
+                    self._workers.run_all, "send_weights", link, self._observer
+                ),
+                "receiving": pool.submit(self._receivers.receive, link, version),
+            }
+            errors = self._await(link, sides)
+        if errors:
+            self._membership = None  # begin anew with a group of its own
+            raise self._root_cause(link, errors)
+        senders = [report for report in sides["sending"].result() if report]
+        receivers = sides["receiving"].result()
+        self._control.forget(link)
+        return RefitReport(
+            version=version,
+            transport=self._transport,
+            model_bytes=link.model_bytes,
+            bytes_moved=sum(report["bytes_moved"] for report in senders),
+            seconds=time.perf_counter() - started,
+            sender_peak_bytes=max(report["peak_extra_bytes"] for report in senders),
+            receiver_peak_bytes=max(report["peak_extra_bytes"] for report in receivers),
+            observed={
+                name: found
+                for report in senders
+                for name, found in report.get("observed", {}).items()
+            },
+            senders=senders,
+            receivers=receivers,
+        )
+
+    @property
+    def plan(self) -> tuple[tuple[TensorSpec, ...], ...]:
+        """What every sending stage sends, in order; asked of the ranks once."""
+        if self._plan is None:
+            parts = self._workers.run_all("refit_plan")
+            self._plan = tuple(
+                tuple(spec.cast(self._cast) for spec in part)
+                for part in parts
+                if part is not None
+            )
+        return self._plan
+
+    def _link(self) -> RefitLink:
+        membership = self._receivers.membership
+        if membership != self._membership:
+            self._membership, self._group = membership, uuid.uuid4().hex
+            self._serial = 0
+        self._serial += 1
+        return RefitLink(
+            transport=self._transport,
+            stages=self.plan,
+            num_receivers=self._receivers.num_receivers,
+            host=self._control.host,
+            port=self._control.port,
+            group=self._group,
+            serial=self._serial,
+            bucket_bytes=self._config.bucket_mib * MIB,
+            timeout_s=self._config.timeout_s,
+            folder=self._folder,
+            cast=self._cast,
+        )
+
+    def _await(
+        self, link: RefitLink, sides: dict[str, Future[Any]]
+    ) -> list[NemoRLError]:
+        """Wait for both sides; the first error ends the other side's waits."""
+        errors: list[NemoRLError] = []
+        for future in as_completed(sides.values()):
+            error = future.exception()
+            if error is None:
+                continue
+            if not isinstance(error, NemoRLError):
+                raise error
+            errors.append(error)
+            self._control.abort(link.group, str(error).splitlines()[0])
+        return errors
+
+    def _root_cause(self, link: RefitLink, errors: list[NemoRLError]) -> NemoRLError:
+        """The error that the other follows from: that of who did not wait."""
+        deaths = [error for error in errors if isinstance(error, WorkerDied)]
+        own = [error for error in errors if not isinstance(error, PeerFailed)]
+        error = (deaths or own or errors)[0]
+        reason = self._control.reason(link.group)
+        if isinstance(error, RefitError) and reason and reason not in str(error):
+            error.add_note(f"first to give up: {reason}")
+        return error

@@ -18,6 +18,7 @@ import torch
 from nemo_rl.backends import factory
 from nemo_rl.backends.generation.base import GenerationBackend, SamplingParams
 from nemo_rl.backends.platform.setup import peak_resident_bytes
+from nemo_rl.backends.refit.base import RefitLink, TensorSpec
 from nemo_rl.backends.training.base import (
     EngineConfig,
     LossFunction,
@@ -30,6 +31,7 @@ from nemo_rl.config.backends import (
 )
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
+from nemo_rl.models.policy.weight_sender import WeightSender
 from nemo_rl.utils.exceptions import ConfigurationError
 
 _PER_UPDATE = ("grad_norm", "learning_rate", "update_successful")
@@ -145,6 +147,22 @@ class PolicyWorker:
         if update is None:
             raise _lacks(self.generation, "update_weights", "weights of its own")
         update(dict(export()))
+
+    def refit_plan(self) -> list[TensorSpec] | None:
+        """What this rank sends to a generator, in order; None if it does not send."""
+        export = self._method("export_weights", "a generator with weights of its own")
+        specs = getattr(self.training, "weight_specs", None)
+        return WeightSender(self.rank, self.policy).plan(export, specs)
+
+    def send_weights(
+        self, link: RefitLink, observer: type | None = None
+    ) -> dict[str, Any] | None:
+        """Take part in sending the weights; statistics where this rank sends."""
+        export = self._method("export_weights", "a generator with weights of its own")
+        platform = self._platform()
+        device = platform.device if platform is not None else "cpu"
+        sender = WeightSender(self.rank, self.policy)
+        return sender.send(export, link, observer, device)
 
     def export_weights(self, keep: bool) -> dict[str, torch.Tensor] | None:
         """Full tensors on the CPU under their Hugging Face names.

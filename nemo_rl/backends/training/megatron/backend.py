@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform import setup as setup_platform
+from nemo_rl.backends.refit.base import TensorSpec
 from nemo_rl.backends.training.base import (
     Batch,
     EngineConfig,
@@ -168,6 +169,12 @@ class MegatronBackend:
         from nemo_rl.backends.training.megatron import export
 
         return export.export_weights(self.model, self.spec)
+
+    def weight_specs(self) -> list[TensorSpec]:
+        """What ``export_weights`` yields, in its order, without gathering anything."""
+        from nemo_rl.backends.training.megatron import export
+
+        return export.weight_specs(self.model, self.spec)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""

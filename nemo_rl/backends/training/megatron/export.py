@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from nemo_rl.backends.refit.base import TensorSpec
 from nemo_rl.backends.training.hf_folder import write_hf_folder
 from nemo_rl.backends.training.megatron.model import (
     PolicyModel,
@@ -41,6 +42,16 @@ def export_weights(model: PolicyModel, spec: ModelSpec) -> Iterator[tuple[str, T
             parts = [part]
         for rule, full in zip(rules, parts, strict=True):
             yield from zip(rule.hf, rule.transform.split(full, spec), strict=True)
+
+
+def weight_specs(model: PolicyModel, spec: ModelSpec) -> list[TensorSpec]:
+    """Name, dtype and full shape of what ``export_weights`` yields, in its order."""
+    return [
+        TensorSpec(name, str(part.dtype).removeprefix("torch."), spec.shape(dims))
+        for rules, part in _gathered_weights(model, spec)
+        for rule in rules
+        for name, dims in rule.hf.items()
+    ]
 
 
 def _gathered_weights(
@@ -98,12 +109,7 @@ def save_hf(
         parallel_state.get_tensor_model_parallel_rank() == 0
         and parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     )
-    names = [
-        (name, spec.shape(dims), part.dtype)
-        for rules, part in _gathered_weights(model, spec)
-        for rule in rules
-        for name, dims in rule.hf.items()
-    ]
+    names = [(s.name, s.shape, s.torch_dtype) for s in weight_specs(model, spec)]
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_hf_folder(
         folder,
