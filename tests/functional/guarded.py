@@ -24,14 +24,29 @@ SHAPE = {"layers": 2, "hidden": 128, "heads": 4, "kv_heads": 2}
 """Heads of 32: the least that vLLM's attention on a CPU can."""
 
 
-def tiny_folder(folder: Path, family: str, *, tied: bool = False) -> Path:
+def tiny_folder(folder: Path, family: str, **changes: Any) -> Path:
     """A random model that vLLM's CPU engine accepts."""
-    return models.save(folder, family, tied=tied, **SHAPE)
+    return models.save(folder, family, **{**SHAPE, **changes})
 
 
 def hf_weights(model: torch.nn.Module) -> Weights:
-    """Tensors of a folder of this model; a tied output layer is not among them."""
-    return {name: p.detach() for name, p in model.named_parameters()}
+    """Tensors of a folder of this model: experts apart, no tied output layer."""
+    weights = {}
+    for name, weight in model.named_parameters():
+        if name.endswith("experts.gate_up_proj"):
+            halves = dict(zip(("gate", "up"), weight.detach().chunk(2, 1), strict=True))
+        elif name.endswith("experts.down_proj"):
+            halves = {"down": weight.detach()}
+        else:
+            weights[name] = weight.detach()
+            continue
+        stem = name.rpartition(".")[0]
+        weights |= {
+            f"{stem}.{expert}.{kind}_proj.weight": part.contiguous()
+            for kind, parts in halves.items()
+            for expert, part in enumerate(parts)
+        }
+    return weights
 
 
 def specs_of(weights: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
@@ -53,10 +68,18 @@ class Pair:
     Args:
         folder: of the model.
         temperature: of both.
+        tensor_parallel: processes of the engine.
         more: further arguments of the engine.
     """
 
-    def __init__(self, folder: Path, *, temperature: float = 0.7, **more: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        temperature: float = 0.7,
+        tensor_parallel: int = 1,
+        **more: Any,
+    ) -> None:
         self.trainer = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
@@ -69,6 +92,7 @@ class Pair:
                 max_model_len=128,
                 max_new_tokens=12,
                 temperature=temperature,
+                tensor_parallel=tensor_parallel,
                 kv_bytes_per_token=4096,
                 more={"max_num_seqs": 8, **more},
             )
@@ -104,6 +128,12 @@ class Pair:
             self.engine.update_weights(
                 fault(travelling) if fault else travelling, self.version
             )
+        return self.read_back(sent)
+
+    def read_back(self, sent: Mapping[str, Any]) -> Transferred:
+        """What the engine holds of what was sent."""
+        weights = hf_weights(self.trainer)
+        weights = {name: weights[name] for name in sent}
         held = merge_ranks(self.engine.held(specs_of(weights)), shapes_of(weights))
         return Transferred(version=self.version, sent=sent, engines=[held])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from tests.functional.guarded import Pair, Weights, tiny_folder
 DOWN = "model.layers.1.mlp.down_proj.weight"
 KEY, OTHER_KEY = (f"model.layers.{n}.self_attn.k_proj.weight" for n in (0, 1))
 OUT = "model.layers.0.self_attn.o_proj.weight"
+NORM = "model.layers.1.input_layernorm.weight"
 BIAS = "model.layers.1.self_attn.q_proj.bias"
 
 TABLE: list[tuple[str, str, str, float]] = []
@@ -57,6 +57,17 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """An engine that reports log-probs of before the temperature."""
     folder = tiny_folder(tmp_path_factory.mktemp("m") / "m", "llama")
     pair = Pair(folder, logprobs_mode="raw_logprobs")
+    yield pair
+    pair.engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two processes; a kv head that both have, experts, a vocabulary to pad."""
+    folder = tmp_path_factory.mktemp("m") / "m"
+    tiny_folder(folder, "qwen3_moe-mixed", kv_heads=1)
+    extension = "tests.functional.faulty_extension.FaultyExtension"
+    pair = Pair(folder, tensor_parallel=2, worker_extension_cls=extension)
     yield pair
     pair.engine.shutdown()
 
@@ -99,15 +110,17 @@ def healthy(guard: Guard, pair: Pair, refits: int = 2) -> None:
 
 
 @contextmanager
-def caught(fault: str, by: str, named: str) -> Iterator[None]:
+def caught(fault: str, by: str, named: str, also: str = "") -> Iterator[None]:
     begin = time.perf_counter()
-    with pytest.raises(ConsistencyError, match=re.escape(named)) as raised:
+    with pytest.raises(ConsistencyError, match="disagree") as raised:
         yield
     TABLE.append((fault, by, named, time.perf_counter() - begin))
+    assert also in str(raised.value)
     folder = Path(str(raised.value).rpartition("Report: ")[2])
     assert {f.name for f in folder.iterdir()} == {
         *("report.md", "config.yaml", "tensors.json", "canary.json")
     }
+    assert named in str(raised.value)
     assert named in (folder / "report.md").read_text()
     assert "hush" not in (folder / "config.yaml").read_text()
 
@@ -170,7 +183,8 @@ def test_a_skipped_transfer_is_recognised_as_old_weights(pair: Pair, tmp_path: P
     before = pair.version
     pair.learn()
     transferred = pair.refit(skip=True)
-    with caught("stale weights", "digests", f"still holds it as of version {before}"):
+    first, detail = next(iter(transferred.sent)), f"holds it as of version {before}"
+    with caught("stale weights", "digests", first, also=detail):
         check(guard, pair, transferred)
     findings = guard.check_digests(transferred.sent, transferred.engines)
     assert len(findings) == len(transferred.sent)
@@ -235,7 +249,9 @@ def test_another_temperature_is_told_from_other_weights(early: Pair, tmp_path: P
     guard = make_guard(tmp_path)
     transferred = early.refit()
     assert guard.check_digests(transferred.sent, transferred.engines) == []
-    with caught("log-probs before the temperature", "canary", "temperature"):
+    with caught(
+        "log-probs before the temperature", "canary", "canary 0", "temperature"
+    ):
         check(guard, early, transferred)
 
 
@@ -279,3 +295,23 @@ def test_a_guard_that_only_warns_never_stops_the_run(pair: Pair, tmp_path: Path)
         metrics = check(guard, pair, pair.refit(flipped), step)
         assert metrics["guard/digest_mismatches"] == 1
     assert len(list((tmp_path / "guard").iterdir())) == 10
+
+
+def test_a_rank_with_another_ranks_slice_is_named(ranks: Pair, tmp_path: Path):
+    guard = make_guard(tmp_path)
+    healthy(guard, ranks)
+    ranks.learn()
+    sent = ranks.refit().sent
+    ranks.engine._rpc("take_slice_of_first", OUT)
+    with caught("a wrong tensor-parallel slice", "digests", OUT):
+        check(guard, ranks, ranks.read_back(sent))
+    healthy(guard, ranks)
+
+
+def test_a_copy_that_differs_between_ranks_is_named(ranks: Pair, tmp_path: Path):
+    guard = make_guard(tmp_path)
+    sent = ranks.refit().sent
+    ranks.engine._rpc("flip_on_last", NORM)
+    with caught("a copy on one rank", "digests", NORM, also="rank 1 holds other bits"):
+        check(guard, ranks, ranks.read_back(sent))
+    healthy(guard, ranks)

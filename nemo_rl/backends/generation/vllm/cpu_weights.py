@@ -193,11 +193,23 @@ def _experts_agree(layer: nn.Module) -> bool:
         return True  # what is held cannot be read either, and is reported for that
     for name, weight in kept.items():
         packed = getattr(layer, name).data
-        if packed.shape != weight.shape:  # padded
-            continue
-        expected = weight
+        expected = _padded(weight, packed.shape, halves=name.startswith("w13"))
         if not experts._use_zentorch:
-            expected = ops.cpu_prepack_moe_weight(weight, experts.isa)
+            expected = ops.cpu_prepack_moe_weight(expected, experts.isa)
         if not torch.equal(packed.view(torch.uint8), expected.view(torch.uint8)):
             return False
     return True
+
+
+def _padded(weight: Tensor, shape: torch.Size, *, halves: bool) -> Tensor:
+    """Experts with zeros up to a shape; gate and up projection are padded apart."""
+    if weight.shape == shape:
+        return weight
+    padded = weight.new_zeros(shape)
+    for old, new in zip(
+        weight.chunk(2 if halves else 1, dim=1),
+        padded.chunk(2 if halves else 1, dim=1),
+        strict=True,
+    ):
+        new[:, : old.shape[1], : old.shape[2]] = old
+    return padded
