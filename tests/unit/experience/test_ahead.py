@@ -238,11 +238,14 @@ def test_a_deterministic_run_resumes_to_the_bit(folder, tmp_path) -> None:
 
 
 def test_it_learns_from_old_responses(folder, tmp_path) -> None:
-    run = Run(
-        folder, tmp_path, 40, max_staleness_steps=2, in_flight_weight_updates=True
-    ).fit()
-    rewards = [row["reward"] for row in run.result.history]
-    assert sum(rewards[-5:]) > 1.3 * sum(rewards[:5])
+    options = {"max_staleness_steps": 2, "in_flight_weight_updates": True}
+    for name, right in (("on", True), ("off", False)):
+        run = Run(folder, tmp_path / name, 60, **options)
+        run.policy.rate = 100.0 if right else 0.0
+        run.fit()
+        rewards = [row["reward"] for row in run.result.history]
+        learned = sum(rewards[-10:]) > 1.3 * sum(rewards[:10])
+        assert learned == right, rewards
 
 
 def test_what_is_over_sampled_goes_on_in_the_next_batch(folder, tmp_path) -> None:
