@@ -99,6 +99,8 @@ class AheadSource:
         """See ``RolloutSource``; starts the threads."""
         turnstile = self._turnstile
         turnstile.schedule = Schedule(self._options, total=total, version=step)
+        # Requests go to the generator directly, which may have no weights so far.
+        self._policy.refit()
         self._versions.note(self._policy.version, step)
         self._position = self._data.state_dict()
         if saved is not None:
