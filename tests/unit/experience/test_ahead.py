@@ -369,12 +369,19 @@ def _recorded(out: Path) -> list[str]:
 def _kill_and_resume(folder: Path, out: Path, options: dict[str, Any]) -> int:
     """Run to the end through kills at random moments; how many there were."""
     moments, kills = random.Random(len(options)), 0
+    saved = out / "checkpoints"
     while True:
         child = multiprocessing.get_context("fork").Process(
             target=_until_the_end, args=(folder, out, options)
         )
         child.start()
-        child.join(moments.uniform(0.05, 0.3) if kills < 10 else 60)
+        if kills < 8:
+            wanted = len(list(saved.glob("step_*"))) + moments.randint(0, 2)
+            while child.is_alive() and len(list(saved.glob("step_*"))) < wanted:
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.05))
+        else:
+            child.join(60)
         if child.exitcode is not None:
             assert child.exitcode == 0
             return kills

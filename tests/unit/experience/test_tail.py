@@ -55,7 +55,7 @@ def test_the_unfinished_are_kept_and_go_on(stream) -> None:
     assert begun.versions == [0] * len(begun.tokens)
     kept = len(begun.tokens)
 
-    stream.update_weights({"table": stream.table})
+    stream.update_weights({"table": stream.table}, version=2)
     both = [groups[0], *new_groups(prompts(4, 4), 2, lambda row: 200 + row)]
     first = FirstToEnd(carried=1, wanted=2, total=3)
     two = tail(stream)
