@@ -1,4 +1,4 @@
-"""AheadSource under a real trainer: what is sampled ahead, with which weights, in order.
+"""AheadSource under a real trainer: what is sampled ahead, when, with which weights.
 
 The policy is a table of bigrams and its generator a thread-safe stream of tokens that
 takes random time; real models are in tests/functional/test_async_grpo.py.
