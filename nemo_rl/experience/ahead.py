@@ -20,7 +20,7 @@ from typing import Any
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.experience.replay import Ready, read_replay, write_replay
 from nemo_rl.experience.rollout import RolloutEngine
-from nemo_rl.experience.sampler import BatchSampler, Begun, Size
+from nemo_rl.experience.sampler import BatchSampler, Begun, Size, staleness
 from nemo_rl.experience.schedule import AheadOptions, LengthBook, Schedule
 from nemo_rl.experience.source import Metrics, Sampled
 from nemo_rl.experience.tail import Group, Limits
@@ -99,6 +99,8 @@ class AheadSource:
         """See ``RolloutSource``; starts the threads."""
         turnstile = self._turnstile
         turnstile.schedule = Schedule(self._options, total=total, version=step)
+        # Requests go to the generator directly, which may have no weights so far.
+        self._policy.refit()
         self._versions.note(self._policy.version, step)
         self._position = self._data.state_dict()
         if saved is not None:
@@ -138,7 +140,7 @@ class AheadSource:
         lengths = rollouts["token_mask"].sum(-1).tolist()
         with turnstile.changed:
             self._lengths.observe(rows, lengths)
-        metrics = {**batch.metrics, **self._staleness(batch)}
+        metrics = {**batch.metrics, **staleness(batch, schedule)}
         metrics["buffer_depth"] = float(depth)
         metrics |= self._fractions(now)
         self._record(step, rollouts)
@@ -228,7 +230,7 @@ class AheadSource:
             while (begun := self._begin()) is not None:
                 number, data = begun.number, begun.data
                 batch = self._saved.pop(number, None)
-                if batch is None or not self._fits(batch, data):
+                if batch is None or not batch.fits(data, self._size.rows):
                     started = time.perf_counter()
                     batch = self._sampler.sample(begun)
                     batch.metrics["rollout_s"] = time.perf_counter() - started
@@ -278,16 +280,6 @@ class AheadSource:
         with self._turnstile.changed:
             return self._lengths.longest_first(rows)
 
-    def _staleness(self, batch: Ready) -> Metrics:
-        rollouts, number = batch.rollouts, batch.number
-        versions = rollouts["token_versions"][rollouts["token_mask"] > 0]
-        oldest, newest = int(versions.min()), int(versions.max())
-        self._turnstile.schedule.check_versions(number, oldest, newest)
-        return {
-            "staleness_mean": number - float(versions.double().mean()),
-            "staleness_max": float(number - oldest),
-        }
-
     def _fractions(self, now: float) -> Metrics:
         """Shares of the time since the last step in which nobody did anything."""
         seconds, self._since = max(now - self._since, 1e-9), now
@@ -298,7 +290,3 @@ class AheadSource:
                 1.0, self._turnstile.take_idle_s() / seconds
             ),
         }
-
-    def _fits(self, batch: Ready, data: dict[str, Any]) -> bool:
-        """Whether a saved batch is of the prompts that have just been drawn."""
-        return batch.data == data and batch.rollouts.size == self._size.rows

@@ -41,6 +41,10 @@ class Ready:
     data: dict[str, Any]
     carried: list[Group] = field(default_factory=list)
 
+    def fits(self, data: dict[str, Any], rows: int) -> bool:
+        """Whether it is of the prompts that were drawn last, and of so many rows."""
+        return self.data == data and self.rollouts.size == rows
+
 
 def write_replay(
     folder: Path,

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.experience.replay import Ready
 from nemo_rl.experience.rollout import RolloutEngine, repeat_prompts
-from nemo_rl.experience.schedule import AheadOptions, FirstToEnd
+from nemo_rl.experience.schedule import AheadOptions, FirstToEnd, Schedule
 from nemo_rl.experience.tail import Answered, Group, Limits, Tail, new_groups
 from nemo_rl.experience.turnstile import InOrder, Turnstile, Versions
 
@@ -125,3 +125,19 @@ class BatchSampler:
         left = [groups[place] for place in first.left]
         metrics = {**metrics, **tail.counts}
         return Ready(begun.number, rollouts, metrics, begun.data, left)
+
+
+def staleness(batch: Ready, schedule: Schedule) -> dict[str, float]:
+    """How many updates old the tokens of a batch are when it is trained on.
+
+    Raises:
+        TrainingError: one is older than the schedule allows.
+    """
+    rollouts, number = batch.rollouts, batch.number
+    versions = rollouts["token_versions"][rollouts["token_mask"] > 0]
+    oldest, newest = int(versions.min()), int(versions.max())
+    schedule.check_versions(number, oldest, newest)
+    return {
+        "staleness_mean": number - float(versions.double().mean()),
+        "staleness_max": float(number - oldest),
+    }

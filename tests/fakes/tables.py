@@ -102,17 +102,16 @@ class TableGenerator(GenerationInterface):
         self.max_new_tokens, self.slots = max_new_tokens, slots
         self.delay_s, self.fail_at = delay_s, None
         self.version, self.turns = 0, 0
-        self.stream = self
         self.submitted: list[GenerationRequest] = []
         self._lock = threading.Lock()
         self._running: dict[str, _Running] = {}
         self._ended: dict[str, GenerationResult] = {}
         self._calls = 0
 
-    def update_weights(self, weights: Any) -> None:
+    def update_weights(self, weights: Any, version: int = 1) -> None:
         with self._lock:
             self.table = torch.log_softmax(weights["table"].double(), -1)
-            self.version += 1
+            self.version = version
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         with self._lock:

@@ -70,6 +70,7 @@ TESTED_ELSEWHERE = {
         "unit/backends/training/megatron/test_model.py"
     ),
     "distributed/interfaces.py": "unit/distributed/test_local.py",
+    "experience/sampler.py": "unit/experience/test_ahead.py",
     "trainers/sampling.py": "functional/test_learning.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",

@@ -46,6 +46,5 @@ def let_run_ahead(policy: Any, config: AsyncGRPOConfig) -> None:
             )
     synced = getattr(policy, "synced", None)
     if synced is not None:
-        policy.refit()
         synced.follows = False
         synced.recompute_cache = config.recompute_kv_cache_after_weight_updates

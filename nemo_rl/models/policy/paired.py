@@ -6,6 +6,7 @@ between them through the driver. For generators of one's own and small models.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class PairedPolicy(PolicyInterface):
 
     Args:
         policy: has ``export_weights() -> dict``, as ``Policy`` does.
-        generator: defines ``update_weights``.
+        generator: defines ``update_weights``; with a parameter ``version`` it is told
+            what the weights are called, for ``token_versions`` of its output.
 
     Raises:
         ConfigurationError: one of the two lacks its part of the hand-over.
@@ -55,7 +57,10 @@ class PairedPolicy(PolicyInterface):
             )
         self.policy: Any = policy
         self.generator = generator
-        self.stream = getattr(generator, "stream", None)
+        asked = [hasattr(generator, name) for name in ("submit", "poll", "abort")]
+        self.stream = generator if all(asked) else None
+        parameters = inspect.signature(generator.update_weights).parameters
+        self._tells_versions = "version" in parameters
         self.refit()
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
@@ -91,8 +96,9 @@ class PairedPolicy(PolicyInterface):
     def refit(self) -> None:
         """Give the generator the weights of the policy."""
         self.policy.refit()
-        self.generator.update_weights(self.policy.export_weights())
         self.version += 1
+        told = {"version": self.version} if self._tells_versions else {}
+        self.generator.update_weights(self.policy.export_weights(), **told)
 
     def shutdown(self) -> None:
         """End the policy; the generator belongs to whoever made it."""

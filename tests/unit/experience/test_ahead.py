@@ -1,4 +1,4 @@
-"""AheadSource under a real trainer: what is sampled ahead, with which weights, in order.
+"""AheadSource under a real trainer: what is sampled ahead, when, with which weights.
 
 The policy is a table of bigrams and its generator a thread-safe stream of tokens that
 takes random time; real models are in tests/functional/test_async_grpo.py.
@@ -6,7 +6,11 @@ takes random time; real models are in tests/functional/test_async_grpo.py.
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import random
+import signal
 import threading
 import time
 from pathlib import Path
@@ -234,11 +238,14 @@ def test_a_deterministic_run_resumes_to_the_bit(folder, tmp_path) -> None:
 
 
 def test_it_learns_from_old_responses(folder, tmp_path) -> None:
-    run = Run(
-        folder, tmp_path, 40, max_staleness_steps=2, in_flight_weight_updates=True
-    ).fit()
-    rewards = [row["reward"] for row in run.result.history]
-    assert sum(rewards[-5:]) > 1.3 * sum(rewards[:5])
+    options = {"max_staleness_steps": 2, "in_flight_weight_updates": True}
+    for name, right in (("on", True), ("off", False)):
+        run = Run(folder, tmp_path / name, 60, **options)
+        run.policy.rate = 100.0 if right else 0.0
+        run.fit()
+        rewards = [row["reward"] for row in run.result.history]
+        learned = sum(rewards[-10:]) > 1.3 * sum(rewards[:10])
+        assert learned == right, rewards
 
 
 def test_what_is_over_sampled_goes_on_in_the_next_batch(folder, tmp_path) -> None:
@@ -336,3 +343,88 @@ def test_the_metrics_say_who_waits(folder, tmp_path) -> None:
         assert row["timing/generation_wait_s"] >= 0
         assert row["rollout_s"] > 0
     assert run.result.history[-1]["buffer_depth"] <= 1
+
+
+MANY = [{"prompt": f"{n:03d}"} for n in range(400)]
+STEPS = 12
+
+
+def _until_the_end(folder: Path, out: Path, options: dict[str, Any]) -> None:
+    # Forked, so that a start takes no time: the parent's delays are not the child's.
+    random.seed()
+    sections = {"checkpointing": {"save_period": 1}}
+    run = Run(folder, out, STEPS, delay_s=0.004, sections=sections, **options)
+    run.trainer.fit(dataset=MANY, reward_fn=letters)
+
+
+def _recorded(out: Path) -> list[str]:
+    """Prompts that were trained on, in order, of the run and all its resumes."""
+    lines = (out / "logs" / "rollouts.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert len(rows) == STEPS * P * G
+    return [row["prompt"] for row in rows][::G]
+
+
+def _kill_and_resume(folder: Path, out: Path, options: dict[str, Any]) -> int:
+    """Run to the end through kills at random moments; how many there were."""
+    moments, kills = random.Random(len(options)), 0
+    saved = out / "checkpoints"
+    while True:
+        child = multiprocessing.get_context("fork").Process(
+            target=_until_the_end, args=(folder, out, options)
+        )
+        child.start()
+        if kills < 8:
+            wanted = len(list(saved.glob("step_*"))) + moments.randint(0, 2)
+            while child.is_alive() and len(list(saved.glob("step_*"))) < wanted:
+                time.sleep(0.002)
+            time.sleep(moments.uniform(0, 0.05))
+        else:
+            child.join(60)
+        if child.exitcode is not None:
+            assert child.exitcode == 0
+            return kills
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        kills += 1
+
+
+def test_killed_at_any_moment_it_loses_and_repeats_no_prompt(folder, tmp_path) -> None:
+    options = {"max_staleness_steps": 2, "in_flight_weight_updates": True}
+    assert _kill_and_resume(folder, tmp_path / "killed", options) > 2
+    straight = Run(folder, tmp_path / "straight", STEPS, enabled=False)
+    straight.trainer.fit(dataset=MANY, reward_fn=letters)
+    assert _recorded(tmp_path / "killed") == _recorded(tmp_path / "straight")
+
+
+def test_killed_while_over_sampling_it_loses_and_repeats_no_prompt(
+    folder, tmp_path
+) -> None:
+    options = {"max_staleness_steps": 2, "over_sampling": 1.7}
+    assert _kill_and_resume(folder, tmp_path / "killed", options) > 2
+    prompts = _recorded(tmp_path / "killed")
+    assert len(set(prompts)) == len(prompts)
+    straight = Run(folder, tmp_path / "straight", STEPS, enabled=False)
+    straight.trainer.fit(dataset=MANY, reward_fn=letters)
+    order = _recorded(tmp_path / "straight")
+    # What batch t has drawn is trained on by step t + 2 at the latest.
+    assert set(order[: (STEPS - 1) * P]) <= set(prompts)
+
+
+def test_finished_rollouts_are_saved_and_used_again(folder, tmp_path) -> None:
+    class Stop(Callback):
+        def on_step_end(self, trainer, step, metrics):
+            if step == 3:
+                while trainer.source._turnstile.schedule.running:
+                    time.sleep(0.01)
+                trainer.stop("enough")
+
+    options = {"max_staleness_steps": 2}
+    run = Run(folder, tmp_path, 8, **options).fit(callbacks=[Stop()])
+    sampled = len(run.generator.submitted)
+    assert sampled > 3 * P * G
+    rest = Run(folder, tmp_path, 8, **options).fit()
+    assert sampled + len(rest.generator.submitted) == 8 * P * G
+    assert run.prompts + rest.prompts == plain(folder, tmp_path / "p", 8).prompts
+    assert rest.result.history[0]["staleness_mean"] > 0

@@ -548,3 +548,45 @@ def test_loss_is_a_loss_function_and_travels():
     copy = pickle.loads(pickle.dumps(loss))
     assert copy.config.ratio_clip_max == 0.3
     assert needs_entropy(copy) and not needs_entropy(GRPOLossFn())
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_old_responses_give_the_gradient_of_the_present_policy(known):
+    """Importance weights in closed form: sum over all answers, as mu samples them.
+
+    With mu the policy that sampled, pi the present one, the gradient of the mean of
+    pi / mu A over samples of mu is that of the expected A under pi, exactly, whether
+    the log-probs before the update are given or are those of the update itself
+    (Hilton et al. 2021, arXiv:2110.00641, section 3: the proximal policy is pi).
+    """
+    mu = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    reward = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    scores = torch.tensor([0.2, -0.4, 0.9, 0.1], requires_grad=True)
+    wanted = torch.autograd.grad(-(torch.softmax(scores, 0) * reward).sum(), scores)[0]
+
+    def gradient(**fields):
+        cur = torch.log_softmax(scores, 0)
+        logprobs = cur.detach()[:, None].tolist()
+        columns = {"generation_logprobs": mu.log()[:, None].tolist()}
+        if known:
+            columns["prev_logprobs"] = logprobs
+        # Every answer once, as heavy as mu makes it: the mean is the expectation.
+        batch = batch_of((4 * mu * reward)[:, None].tolist(), **columns)
+        _, _, slopes = run(batch, rows(logprobs), **fields)
+        return torch.autograd.grad(cur, scores, slopes[:, 0])[0]
+
+    corrected = gradient(use_importance_sampling_correction=True)
+    assert torch.allclose(corrected, wanted, atol=1e-6)
+    assert not torch.allclose(gradient(), wanted, atol=1e-2)
+    # Truncated weights are those of min(pi / mu, bound).
+    pi = torch.softmax(scores, 0)
+    weights = (pi / mu).clamp(max=1.5).detach()
+    bounded = torch.autograd.grad(
+        -(mu * weights * reward * torch.log_softmax(scores, 0)).sum(), scores
+    )[0]
+    truncated = gradient(
+        use_importance_sampling_correction=True,
+        truncated_importance_sampling_ratio=1.5,
+    )
+    assert float((pi / mu).max()) > 1.5
+    assert torch.allclose(truncated, bounded, atol=1e-6)
