@@ -18,14 +18,20 @@ import torch
 from nemo_rl.backends import factory
 from nemo_rl.backends.generation.base import GenerationBackend, SamplingParams
 from nemo_rl.backends.platform.setup import peak_resident_bytes
+from nemo_rl.backends.refit.base import RefitLink, TensorSpec
 from nemo_rl.backends.training.base import (
     EngineConfig,
     LossFunction,
     TrainingBackend,
 )
-from nemo_rl.config.backends import generation_backend, training_backend
+from nemo_rl.config.backends import (
+    generation_backend,
+    parallel_dims,
+    training_backend,
+)
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
+from nemo_rl.models.policy.weight_sender import WeightSender
 from nemo_rl.utils.exceptions import ConfigurationError
 
 _PER_UPDATE = ("grad_norm", "learning_rate", "update_successful")
@@ -154,6 +160,16 @@ class PolicyWorker:
                 weights[name] = tensor.detach().to("cpu", copy=True)
         return weights if keep else None
 
+    def refit_plan(self) -> list[TensorSpec] | None:
+        """What this rank sends to a generator of its own; None where another sends."""
+        return self._sender().plan()
+
+    def send_weights(
+        self, link: RefitLink, observer: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
+        """Take this rank's part in a transfer; see ``WeightSender.send``."""
+        return self._sender().send(link, observer)
+
     def import_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Replace the weights by full tensors under their Hugging Face names."""
         self._method("import_weights", "a policy that takes weights")(weights)
@@ -185,6 +201,19 @@ class PolicyWorker:
         for engine in (self.generation, self.training):
             if hasattr(engine, "shutdown"):
                 engine.shutdown()
+
+    def _sender(self) -> WeightSender:
+        export = self._method("export_weights", "a generator with weights of its own")
+        optional = [
+            _defined(self.training, name, TrainingBackend)
+            for name in ("weight_specs", "is_needed_to_export")
+        ]
+        place = parallel_dims(self.policy, self.rank.world_size).coordinates(
+            self.rank.rank
+        )
+        platform = self._platform()
+        device = getattr(platform, "device", None) or torch.device("cpu")
+        return WeightSender(place, export, *optional, device=device)
 
     def _platform(self) -> Any:
         return getattr(self.training, "platform", None)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform import setup as setup_platform
+from nemo_rl.backends.refit.base import TensorSpec
 from nemo_rl.backends.training.base import (
     Batch,
     EngineConfig,
@@ -168,6 +169,20 @@ class MegatronBackend:
         from nemo_rl.backends.training.megatron import export
 
         return export.export_weights(self.model, self.spec)
+
+    def weight_specs(self) -> list[TensorSpec] | None:
+        """What this rank's ``export_weights`` yields; None where another sends it."""
+        from nemo_rl.backends.training.megatron import export
+
+        if not export.is_writer():
+            return None
+        return export.weight_specs(self.model, self.spec)
+
+    def is_needed_to_export(self) -> bool:
+        """Whether a rank that sends weights needs this one to gather them."""
+        from nemo_rl.backends.training.megatron import export
+
+        return export.is_needed()
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""
