@@ -24,6 +24,34 @@ from nemo_rl.backends.refit.control import ControlStore
 FORK = multiprocessing.get_context("fork")
 
 
+class StoreProcess:
+    """A ControlStore in a process of its own: threads and forks do not go together."""
+
+    def __init__(self) -> None:
+        self._pipe, child = FORK.Pipe()
+        self._process = FORK.Process(target=_serve, args=(child,), daemon=True)
+        self._process.start()
+        child.close()
+        self.host, self.port = self._pipe.recv()
+
+    def abort(self, group: str, reason: str) -> None:
+        """See ``ControlStore``."""
+        self._pipe.send((group, reason))
+        self._pipe.recv()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Any) -> None:
+    store = ControlStore()
+    pipe.send((store.host, store.port))
+    while True:
+        pipe.send(store.abort(*pipe.recv()))
+
+
 def tensors_of(specs: Any, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     """Random tensors of a plan, different for every seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +69,7 @@ def specs_of(count: int, *, prefix: str = "w", rows: int = 50) -> tuple:
     )
 
 
-def make_link(store: ControlStore, stages: Any, **fields: Any) -> RefitLink:
+def make_link(store: Any, stages: Any, **fields: Any) -> RefitLink:
     """A link with small buckets and little patience."""
     return RefitLink(
         **{

@@ -1,4 +1,4 @@
-"""Buckets: a plan cut into flat pieces of memory, filled on one side, read on the other.
+"""Buckets: a plan cut into flat pieces of memory, filled here and read there.
 
 A bucket is ``ALIGN`` bytes of header, the tensors, each at a multiple of ``ALIGN``, and
 a trailer that repeats the header. Both say which bucket of which transfer and plan it

@@ -78,9 +78,7 @@ class _Broadcast:
     def wait(self, peers: list[str]) -> Tensor:
         """The buffer, when everything is in it or has left it."""
         with self._named():
-            self.connection.poll(
-                self._work.is_completed, str(self.bucket), peers=peers
-            )
+            self.connection.poll(self._work.is_completed, str(self.bucket), peers=peers)
             self._work.wait()
         return self.buffer
 

@@ -61,6 +61,10 @@ class ControlStore:
         key = f"{group}/{_ABORT}"
         return self._store.get(key).decode() if self._store.check([key]) else None
 
+    def close(self) -> None:
+        """Stop listening."""
+        self._store = None
+
     def forget(self, link: RefitLink) -> None:
         """Remove what a finished transfer left."""
         names = [f"stage {stage}" for stage in range(len(link.stages))]
@@ -179,7 +183,9 @@ class Connection:
             if not self.store.check([_ABORT]):
                 return
             reason = self.store.get(_ABORT).decode()
-        raise PeerFailed(f"{self.who} stopped its part of the weight transfer: {reason}")
+        raise PeerFailed(
+            f"{self.who} stopped its part of the weight transfer: {reason}"
+        )
 
     def abort(self, reason: str) -> None:
         """Tell the others why this participant gives up; the first reason is kept."""

@@ -52,7 +52,7 @@ class FileOutlet:
         self._there.append((bucket, path))
         try:
             with open(hidden, "wb", buffering=0) as file:
-                rest = memoryview(buffer.numpy())
+                rest = buffer.numpy().data
                 while rest:
                     rest = rest[file.write(rest) :]
             hidden.rename(path)
@@ -128,7 +128,7 @@ class FileInlet:
 
 def _read(path: Path, buffer: Tensor) -> int:
     """Fill the buffer; how many bytes the file had for it, one more if it has more."""
-    rest, got = memoryview(buffer.numpy()), 0
+    rest, got = buffer.numpy().data, 0
     with open(path, "rb", buffering=0) as file:
         while rest and (count := file.readinto(rest)):
             got, rest = got + count, rest[count:]

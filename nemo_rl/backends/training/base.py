@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from nemo_rl.backends import factory
+from nemo_rl.backends.refit.base import TensorSpec
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.distributed.rank import RankInfo
 
@@ -149,6 +150,21 @@ class TrainingBackend(Protocol):
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (Hugging Face name, full tensor) of this pipeline stage."""
+        ...
+
+    def weight_specs(self) -> list[TensorSpec] | None:
+        """What ``export_weights`` yields, without a collective; None: does not send.
+
+        One rank of every pipeline stage sends. An engine without this method exports
+        once to find out.
+        """
+        ...
+
+    def is_needed_to_export(self) -> bool:
+        """Whether a rank that sends needs this one's ``export_weights``.
+
+        Without this method all ranks take part.
+        """
         ...
 
     def shutdown(self) -> None:

@@ -6,23 +6,19 @@ goes wrong on either. Holds no weight; knows neither the engines nor their machi
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Hashable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from nemo_rl.backends.refit.base import RefitLink, TensorSpec
 from nemo_rl.backends.refit.control import ControlStore, PeerFailed
 from nemo_rl.config.refit import RefitConfig
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.utils.exceptions import (
-    ConfigurationError,
-    NemoRLError,
-    RefitError,
-    WorkerDied,
-)
+from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError, RefitError
 
 MIB = 2**20
 
@@ -193,7 +189,8 @@ class Refit:
         self._control = ControlStore(address)
         self._plan: tuple[tuple[TensorSpec, ...], ...] | None = None
         self._membership: Hashable = None
-        self._group, self._serial = "", 0
+        self._name, self._group = uuid.uuid4().hex[:12], ""
+        self._generation = self._serial = 0
 
     def run(self, version: int) -> RefitReport:
         """Send every weight once; ends when all receivers have loaded them.
@@ -207,60 +204,53 @@ class Refit:
                 may hold a part of them: send again, or end them.
             NemoRLError: a worker or a receiver failed; its own error.
         """
-        started = time.perf_counter()
-        link = self._link()
-        with ThreadPoolExecutor(2) as pool:
-            sides = {
-                "sending": pool.submit(
-                    self._workers.run_all, "send_weights", link, self._observer
-                ),
-                "receiving": pool.submit(self._receivers.receive, link, version),
-            }
-            errors = self._await(link, sides)
-        if errors:
-            self._membership = None  # begin anew with a group of its own
-            raise self._root_cause(link, errors)
-        senders = [report for report in sides["sending"].result() if report]
-        receivers = sides["receiving"].result()
+        begin = time.perf_counter()
+        link = self._next_link()
+        with ThreadPoolExecutor(1, "refit") as pool:
+            # Both sides wait for one another, so neither call may wait for the other.
+            receiving = pool.submit(self._receive, link, version)
+            try:
+                sent = self._send(link)
+            except NemoRLError as error:
+                self._give_up(error, receiving.exception())
+            failed = receiving.exception()
+        errors = [
+            (PeerFailed if s["peer_failed"] else RefitError)(s["error"])
+            for s in sent
+            if s["error"]
+        ]
+        if failed is not None or errors:
+            self._give_up(*errors, failed)
+        received = receiving.result()
         self._control.forget(link)
         return RefitReport(
             version=version,
             transport=self._transport,
             model_bytes=link.model_bytes,
-            bytes_moved=sum(report["bytes_moved"] for report in senders),
-            seconds=time.perf_counter() - started,
-            sender_peak_bytes=max(report["peak_extra_bytes"] for report in senders),
-            receiver_peak_bytes=max(report["peak_extra_bytes"] for report in receivers),
-            observed={
-                name: found
-                for report in senders
-                for name, found in report.get("observed", {}).items()
-            },
-            senders=senders,
-            receivers=receivers,
+            bytes_moved=sum(s["bytes_moved"] for s in sent),
+            seconds=time.perf_counter() - begin,
+            sender_peak_bytes=max(s["peak_extra_bytes"] for s in sent),
+            receiver_peak_bytes=max(r["peak_extra_bytes"] for r in received),
+            observed={k: v for s in sent for k, v in s["observed"].items()},
+            senders=sent,
+            receivers=received,
         )
 
-    @property
-    def plan(self) -> tuple[tuple[TensorSpec, ...], ...]:
-        """What every sending stage sends, in order; asked of the ranks once."""
+    def _next_link(self) -> RefitLink:
         if self._plan is None:
             parts = self._workers.run_all("refit_plan")
             self._plan = tuple(
-                tuple(spec.cast(self._cast) for spec in part)
-                for part in parts
-                if part is not None
+                tuple(spec.cast(self._cast) for spec in part) for part in parts if part
             )
-        return self._plan
-
-    def _link(self) -> RefitLink:
         membership = self._receivers.membership
-        if membership != self._membership:
-            self._membership, self._group = membership, uuid.uuid4().hex
-            self._serial = 0
+        if membership != self._membership or not self._group:
+            self._generation += 1
+            self._group = f"{self._name}.{self._generation}"
+            self._membership = membership
         self._serial += 1
         return RefitLink(
             transport=self._transport,
-            stages=self.plan,
+            stages=self._plan,
             num_receivers=self._receivers.num_receivers,
             host=self._control.host,
             port=self._control.port,
@@ -272,27 +262,36 @@ class Refit:
             cast=self._cast,
         )
 
-    def _await(
-        self, link: RefitLink, sides: dict[str, Future[Any]]
-    ) -> list[NemoRLError]:
-        """Wait for both sides; the first error ends the other side's waits."""
-        errors: list[NemoRLError] = []
-        for future in as_completed(sides.values()):
-            error = future.exception()
-            if error is None:
-                continue
-            if not isinstance(error, NemoRLError):
-                raise error
-            errors.append(error)
-            self._control.abort(link.group, str(error).splitlines()[0])
-        return errors
+    def _send(self, link: RefitLink) -> list[dict[str, Any]]:
+        with self._ending_others(link, "the training side failed"):
+            done = self._workers.run_all("send_weights", link, self._observer)
+        return [stats for stats in done if stats]
 
-    def _root_cause(self, link: RefitLink, errors: list[NemoRLError]) -> NemoRLError:
-        """The error that the other follows from: that of who did not wait."""
-        deaths = [error for error in errors if isinstance(error, WorkerDied)]
-        own = [error for error in errors if not isinstance(error, PeerFailed)]
-        error = (deaths or own or errors)[0]
-        reason = self._control.reason(link.group)
-        if isinstance(error, RefitError) and reason and reason not in str(error):
-            error.add_note(f"first to give up: {reason}")
-        return error
+    def _receive(self, link: RefitLink, version: int) -> list[dict[str, Any]]:
+        with self._ending_others(link, "the generating side failed"):
+            return self._receivers.receive(link, version)
+
+    @contextlib.contextmanager
+    def _ending_others(self, link: RefitLink, what: str) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._control.abort(link.group, f"{what}: {error}")
+            raise
+
+    def _give_up(self, *errors: BaseException | None) -> NoReturn:
+        """Raise the failure that the others follow from."""
+        # Whoever is left of this membership has closed its connections.
+        self._group = ""
+        raise min(filter(None, errors), key=_consequence)
+
+    def close(self) -> None:
+        """Give the control store's port back."""
+        self._control.close()
+
+
+def _consequence(error: BaseException) -> int:
+    """How likely another failure caused this one, for the choice of one to show."""
+    if not isinstance(error, RefitError):
+        return 0
+    return 2 if isinstance(error, PeerFailed) else 1

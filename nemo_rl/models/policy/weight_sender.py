@@ -1,84 +1,104 @@
-"""WeightSender: a training rank's part in sending the weights to a generator.
+"""WeightSender: a training rank's part in sending weights to a generator of its own.
 
-Knows which ranks gather and which of them send; not how tensors travel.
+Of every pipeline stage one rank sends; others help it gather, or have nothing to do.
+Knows an engine by its export alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nemo_rl.backends.refit.base import RefitLink, TensorSpec, open_sender
-from nemo_rl.config.backends import parallel_dims, training_backend
-from nemo_rl.config.policy import PolicyConfig
-from nemo_rl.distributed.rank import RankInfo
+from nemo_rl.backends.refit.control import PeerFailed
+from nemo_rl.config.parallel import Coordinates
+from nemo_rl.utils.exceptions import NemoRLError
 
-Export = Callable[[], Iterable[tuple[str, Tensor]]]
+Export = Callable[[], Iterator[tuple[str, Tensor]]]
 
 
 class WeightSender:
-    """Sends what this rank's pipeline stage has, or helps to gather it.
-
-    Of every stage the first rank sends. Only ranks take part without which it could not
-    be gathered: those of the first copy of the model, or all of them where a copy is
-    divided over data-parallel ranks (experts, FSDP, engines of one's own).
+    """One rank.
 
     Args:
-        rank: this process's place.
-        policy: the policy section.
+        place: of this rank in the layout.
+        export: the engine's ``export_weights``.
+        specs: its ``weight_specs``, None where it has none.
+        is_needed: its ``is_needed_to_export``, None where it has none.
+        device: where it keeps weights.
     """
 
-    def __init__(self, rank: RankInfo, policy: PolicyConfig) -> None:
-        dims = parallel_dims(policy, rank.world_size)
-        place = dims.coordinates(rank.rank)
-        undivided = training_backend(policy) == "megatron" and dims.ep == 1
-        self.gathers = place.dp == 0 or not undivided
-        self.stage = place.pp if rank.rank == dims.rank_of(pp=place.pp) else None
+    def __init__(
+        self,
+        place: Coordinates,
+        export: Export,
+        specs: Callable[[], list[TensorSpec] | None] | None = None,
+        is_needed: Callable[[], bool] | None = None,
+        *,
+        device: torch.device,
+    ) -> None:
+        self._sends = (place.tp, place.cp, place.dp) == (0, 0, 0)
+        self._stage, self._device = place.pp, device
+        self._export, self._specs = export, specs
+        self._is_needed = is_needed is None or is_needed()
 
-    def plan(
-        self, export: Export, specs: Callable[[], list[TensorSpec]] | None
-    ) -> list[TensorSpec] | None:
-        """What this rank sends, in order; None if it does not send.
+    def plan(self) -> list[TensorSpec] | None:
+        """What this rank sends, in order; None if it sends nothing.
 
-        Args:
-            export: yields (Hugging Face name, full tensor).
-            specs: says the same without gathering anything, where the engine can.
+        All ranks call it: an engine that cannot say exports once.
         """
-        if specs is not None:
-            return None if self.stage is None else specs()
+        if self._specs is not None:
+            return self._specs() if self._sends else None
         found = [
             TensorSpec(name, str(w.dtype).removeprefix("torch."), tuple(w.shape))
-            for name, w in (export() if self.gathers else ())
+            for name, w in self._export()
         ]
-        return None if self.stage is None else found
+        return found if self._sends else None
 
+    @torch.no_grad()
     def send(
-        self, export: Export, link: RefitLink, observer: Any, device: Any
-    ) -> dict[str, Any] | None:
-        """Take part in a transfer; the sender's statistics and findings.
+        self, link: RefitLink, observer: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
+        """Send this stage's weights, or help gather them; ends when all have them.
 
         Args:
-            export: yields (Hugging Face name, full tensor), every rank at once.
             link: the transfer.
-            observer: class of a ``refit.WeightObserver``, or None.
-            device: where the tensors are.
+            observer: makes a ``WeightObserver`` on ranks that send.
+
+        Returns:
+            Of ranks that send ``TransferStats.as_dict()``, ``observed``, the observer's
+            report, ``error``: why the weights did not arrive, None if they did, and
+            ``peer_failed``: whether somebody else gave up first. An error is returned,
+            not raised, because this rank and its weights are as they were.
+            Of other ranks nothing.
         """
-        if not self.gathers:
-            return None
-        if self.stage is None:
-            for _ in export():  # the sender needs this rank's part of each
-                pass
-            return None
-        watching = observer() if observer is not None else None
-        stats = open_sender(link, self.stage, device).send(_named(export()), watching)
-        report = stats.as_dict()
-        if watching is not None:
-            report["observed"] = watching.report()
-        return report
+        if not self._is_needed:
+            return {}
+        tensors = self._export()
+        if not self._sends:
+            _exhaust(tensors)
+            return {}
+        sender = open_sender(link, self._stage, self._device)
+        observe = observer() if observer is not None else None
+        error, caused = None, False
+        try:
+            sender.send(tensors, observe)
+        except NemoRLError as failure:
+            error, caused = str(failure), isinstance(failure, PeerFailed)
+            # Those that help to gather are in the middle of it.
+            _exhaust(tensors)
+        observed = observe.report() if observe is not None else {}
+        return {
+            **sender.stats.as_dict(),
+            "observed": observed,
+            "error": error,
+            "peer_failed": caused,
+        }
 
 
-def _named(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in weights:
-        yield name, tensor.detach()
+def _exhaust(tensors: Iterator[tuple[str, Tensor]]) -> None:
+    for _ in tensors:
+        pass

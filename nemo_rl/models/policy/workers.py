@@ -25,8 +25,8 @@ from nemo_rl.backends.training.base import (
     TrainingBackend,
 )
 from nemo_rl.config.backends import (
-    generates_apart,
     generation_backend,
+    parallel_dims,
     training_backend,
 )
 from nemo_rl.config.policy import PolicyConfig
@@ -86,7 +86,7 @@ class PolicyWorker:
             self.training.decode = load_tokenizer(tokenizer_folder).decode
         self.generation: Any = None
         generator = generation_backend(self.policy)
-        if generator and not generates_apart(self.policy):
+        if generator:
             self.generation = factory.get_generation_backend(generator)
             self.generation.setup(self.training)
             self.refit()
@@ -148,22 +148,6 @@ class PolicyWorker:
             raise _lacks(self.generation, "update_weights", "weights of its own")
         update(dict(export()))
 
-    def refit_plan(self) -> list[TensorSpec] | None:
-        """What this rank sends to a generator, in order; None if it does not send."""
-        export = self._method("export_weights", "a generator with weights of its own")
-        specs = getattr(self.training, "weight_specs", None)
-        return WeightSender(self.rank, self.policy).plan(export, specs)
-
-    def send_weights(
-        self, link: RefitLink, observer: type | None = None
-    ) -> dict[str, Any] | None:
-        """Take part in sending the weights; statistics where this rank sends."""
-        export = self._method("export_weights", "a generator with weights of its own")
-        platform = self._platform()
-        device = platform.device if platform is not None else "cpu"
-        sender = WeightSender(self.rank, self.policy)
-        return sender.send(export, link, observer, device)
-
     def export_weights(self, keep: bool) -> dict[str, torch.Tensor] | None:
         """Full tensors on the CPU under their Hugging Face names.
 
@@ -175,6 +159,16 @@ class PolicyWorker:
             if keep:
                 weights[name] = tensor.detach().to("cpu", copy=True)
         return weights if keep else None
+
+    def refit_plan(self) -> list[TensorSpec] | None:
+        """What this rank sends to a generator of its own; None where another sends."""
+        return self._sender().plan()
+
+    def send_weights(
+        self, link: RefitLink, observer: Callable[[], Any] | None = None
+    ) -> dict[str, Any]:
+        """Take this rank's part in a transfer; see ``WeightSender.send``."""
+        return self._sender().send(link, observer)
 
     def import_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Replace the weights by full tensors under their Hugging Face names."""
@@ -207,6 +201,19 @@ class PolicyWorker:
         for engine in (self.generation, self.training):
             if hasattr(engine, "shutdown"):
                 engine.shutdown()
+
+    def _sender(self) -> WeightSender:
+        export = self._method("export_weights", "a generator with weights of its own")
+        optional = [
+            _defined(self.training, name, TrainingBackend)
+            for name in ("weight_specs", "is_needed_to_export")
+        ]
+        place = parallel_dims(self.policy, self.rank.world_size).coordinates(
+            self.rank.rank
+        )
+        platform = self._platform()
+        device = getattr(platform, "device", None) or torch.device("cpu")
+        return WeightSender(place, export, *optional, device=device)
 
     def _platform(self) -> Any:
         return getattr(self.training, "platform", None)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nemo_rl.backends.platform import Platform
 from nemo_rl.backends.platform import setup as setup_platform
+from nemo_rl.backends.refit.base import TensorSpec
 from nemo_rl.backends.training.base import (
     Batch,
     EngineConfig,
@@ -155,6 +156,14 @@ class DTensorBackend:
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (Hugging Face name, full tensor in ``policy.precision``)."""
         return self.sharded.full_weights()
+
+    def weight_specs(self) -> list[TensorSpec] | None:
+        """What ``export_weights`` yields; None but on rank 0, which sends it."""
+        if dist.get_rank():
+            return None
+        dtype = str(self.sharded.dtype).removeprefix("torch.")
+        shapes = self.sharded.shapes().items()
+        return [TensorSpec(name, dtype, shape) for name, shape in shapes]
 
     def import_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Replace all weights by full tensors under their Hugging Face names.

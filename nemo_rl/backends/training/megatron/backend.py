@@ -170,11 +170,19 @@ class MegatronBackend:
 
         return export.export_weights(self.model, self.spec)
 
-    def weight_specs(self) -> list[TensorSpec]:
-        """What ``export_weights`` yields, in its order, without gathering anything."""
+    def weight_specs(self) -> list[TensorSpec] | None:
+        """What this rank's ``export_weights`` yields; None where another sends it."""
         from nemo_rl.backends.training.megatron import export
 
+        if not export.is_writer():
+            return None
         return export.weight_specs(self.model, self.spec)
+
+    def is_needed_to_export(self) -> bool:
+        """Whether a rank that sends weights needs this one to gather them."""
+        from nemo_rl.backends.training.megatron import export
+
+        return export.is_needed()
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder, with tokenizer and config."""

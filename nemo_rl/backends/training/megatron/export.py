@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,6 @@ def export_weights(model: PolicyModel, spec: ModelSpec) -> Iterator[tuple[str, T
             yield from zip(rule.hf, rule.transform.split(full, spec), strict=True)
 
 
-def weight_specs(model: PolicyModel, spec: ModelSpec) -> list[TensorSpec]:
-    """Name, dtype and full shape of what ``export_weights`` yields, in its order."""
-    return [
-        TensorSpec(name, str(part.dtype).removeprefix("torch."), spec.shape(dims))
-        for rules, part in _gathered_weights(model, spec)
-        for rule in rules
-        for name, dims in rule.hf.items()
-    ]
-
-
 def _gathered_weights(
     model: PolicyModel, spec: ModelSpec
 ) -> Iterator[tuple[list[WeightRule], Tensor]]:
@@ -86,6 +77,41 @@ def _gather(part: Tensor, group: Any) -> list[Tensor]:
     return parts
 
 
+def weight_specs(model: PolicyModel, spec: ModelSpec) -> list[TensorSpec]:
+    """What ``export_weights`` yields here, in its order; asks no other rank."""
+    return [
+        TensorSpec(
+            name, str(part.dtype).removeprefix("torch."), tuple(spec.shape(dims))
+        )
+        for rules, part in _gathered_weights(model, spec)
+        for rule in rules
+        for name, dims in rule.hf.items()
+    ]
+
+
+def is_writer() -> bool:
+    """Whether this is the one rank of its pipeline stage that hands weights on."""
+    return _place_in_stage() == 0
+
+
+def is_needed() -> bool:
+    """Whether the writer of this stage needs this rank to gather its weights.
+
+    It needs its tensor-parallel group, the expert-parallel groups of that group's
+    ranks, and so on: both divide a stage into runs of ranks, which begin together again
+    at their least common multiple.
+    """
+    tensor = parallel_state.get_tensor_model_parallel_world_size()
+    expert = parallel_state.get_expert_model_parallel_world_size()
+    return _place_in_stage() < math.lcm(tensor, expert)
+
+
+def _place_in_stage() -> int:
+    tensor = parallel_state.get_tensor_model_parallel_world_size()
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    return replica * tensor + parallel_state.get_tensor_model_parallel_rank()
+
+
 def save_hf(
     folder: Path,
     model: PolicyModel,
@@ -105,15 +131,11 @@ def save_hf(
         overrides: entries of its config.json that the model was built with instead.
     """
     stage = parallel_state.get_pipeline_model_parallel_rank()
-    is_writer = (
-        parallel_state.get_tensor_model_parallel_rank() == 0
-        and parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
-    )
     names = [(s.name, s.shape, s.torch_dtype) for s in weight_specs(model, spec)]
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     write_hf_folder(
         folder,
-        names if is_writer else None,
+        names if is_writer() else None,
         export_weights(model, spec),
         part=stage,
         source=source,
