@@ -236,12 +236,18 @@ class Refit:
             receivers=received,
         )
 
-    def _next_link(self) -> RefitLink:
+    @property
+    def plan(self) -> tuple[tuple[TensorSpec, ...], ...]:
+        """What every sending stage sends, in order; asked of the ranks once."""
         if self._plan is None:
             parts = self._workers.run_all("refit_plan")
             self._plan = tuple(
                 tuple(spec.cast(self._cast) for spec in part) for part in parts if part
             )
+        return self._plan
+
+    def _next_link(self) -> RefitLink:
+        plan = self.plan
         membership = self._receivers.membership
         if membership != self._membership or not self._group:
             self._generation += 1
@@ -250,7 +256,7 @@ class Refit:
         self._serial += 1
         return RefitLink(
             transport=self._transport,
-            stages=self._plan,
+            stages=plan,
             num_receivers=self._receivers.num_receivers,
             host=self._control.host,
             port=self._control.port,

@@ -25,6 +25,7 @@ from nemo_rl.backends.training.base import (
     TrainingBackend,
 )
 from nemo_rl.config.backends import (
+    generates_apart,
     generation_backend,
     parallel_dims,
     training_backend,
@@ -86,7 +87,7 @@ class PolicyWorker:
             self.training.decode = load_tokenizer(tokenizer_folder).decode
         self.generation: Any = None
         generator = generation_backend(self.policy)
-        if generator:
+        if generator and not generates_apart(self.policy):
             self.generation = factory.get_generation_backend(generator)
             self.generation.setup(self.training)
             self.refit()
