@@ -106,7 +106,7 @@ def opened_policy(
     cluster = config.cluster
     with ExitStack() as stack:
         weights = stack.enter_context(weights_of(source, scratch))
-        resources = ResourceManager(cluster)
+        resources = ResourceManager(cluster, config.layout)
         stack.callback(resources.release)
         policy = Policy(
             resources.allocate(),

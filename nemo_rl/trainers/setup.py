@@ -229,7 +229,13 @@ class TrainerSetup:
         policy = config.policy
         if not config.samples:
             # Likelihoods are the model's own, whatever sampling would do.
-            policy = policy.merged({"generation": {"temperature": 1.0}})
+            # And nothing generates.
+            generation = {
+                "temperature": 1.0,
+                "backend": None,
+                "colocated": {"enabled": True},
+            }
+            policy = policy.merged({"generation": generation})
         threads = config.cluster.num_cpus_per_worker
         return Policy(
             self.cluster,

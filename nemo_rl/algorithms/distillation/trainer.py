@@ -47,7 +47,7 @@ class DistillationTrainer(SamplingTrainer):
         with self.phase("training"):
             metrics |= self.policy.train(train_batch, self.loss_fn)
         with self.phase("refit"):
-            self.policy.refit()
+            metrics |= self.policy.refit() or {}
         self.recorder.record(step, rollout_rows(rollouts))
         metrics["total_tokens"] = float(rollouts["input_lengths"].sum())
         return metrics if self._scored else _without_rewards(metrics)
