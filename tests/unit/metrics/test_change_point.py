@@ -9,7 +9,7 @@ import pytest
 
 from nemo_rl.metrics.change_point import RiseDetector
 
-STEPS, RUNS = 10_000, 8
+STEPS, RUNS = 10_000, 4
 
 
 def values(noise: np.ndarray, *, level: float = 1e-3) -> list[float]:
@@ -22,7 +22,7 @@ def alarms(series: list[float]) -> list[int]:
     return [step for step, value in enumerate(series) if detector.add(value)]
 
 
-@pytest.mark.parametrize("freedom", [2, 3, 30])
+@pytest.mark.parametrize("freedom", [2, 3])
 def test_it_rarely_cries_wolf(freedom: int):
     """Student's t: with two degrees of freedom it has no variance at all."""
     total = sum(

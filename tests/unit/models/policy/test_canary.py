@@ -57,8 +57,19 @@ def test_canaries_are_the_same_in_every_run():
     assert len(set(one["input_lengths"].tolist())) > 1
     assert one["max_new_tokens"].tolist() == [5] * 6
     assert len(set(one["sampling_seed"].tolist())) == 6
+    short = canary_batch(6, 5, vocab_size=50, max_length=8)
+    assert short["input_lengths"].max() == 4 and short["input_lengths"].min() == 4
     text = canary_batch(8, 5, tokenizer=character_tokenizer())
     assert text.size == 8 and torch.equal(text["input_ids"][0], text["input_ids"][6])
+    assert text["input_lengths"].max() == 16
+
+
+def test_a_tokenizer_that_knows_no_text_still_gives_prompts():
+    tokenizer = character_tokenizer()
+    tokenizer.encode = lambda text, **options: []
+    batch = canary_batch(3, 5, tokenizer=tokenizer)
+    assert batch["input_lengths"].min() > 0
+    assert batch["input_ids"].max() < len(tokenizer)
 
 
 def test_a_canary_is_compared_on_its_answer_alone():

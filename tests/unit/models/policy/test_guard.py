@@ -12,9 +12,14 @@ import torch
 from nemo_rl.backends.refit.held import EngineWeights
 from nemo_rl.config.refit import GuardConfig
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.models import HuggingFacePolicy
+from nemo_rl.models.generation import HuggingFaceGeneration
+from nemo_rl.models.policy import PairedPolicy
 from nemo_rl.models.policy.guard import Guard
 from nemo_rl.models.policy.guard_findings import Transferred
 from nemo_rl.utils.exceptions import ConsistencyError, TrainingError, WorkerError
+from tests.fakes import models
+from tests.functional.ranks import run_ranks
 from tests.unit.models.policy.test_canary import rollout
 from tests.unit.models.policy.test_rollout_check import scored
 
@@ -195,3 +200,45 @@ def test_a_rise_alone_never_halts_and_survives_a_resume(tmp_path: Path):
         assert outcome.usable
         kinds += [finding.kind for finding in outcome.findings]
     assert kinds == ["rise"] and len(list((tmp_path / "guard").iterdir())) == 1
+
+
+def test_reports_go_where_they_are_told(tmp_path: Path):
+    guard = make(tmp_path / "first", canary_prompts=0)
+    guard.report_to(tmp_path / "second", {"policy": {"model_name": "m"}})
+    with pytest.raises(ConsistencyError, match="second"):
+        guard.after_refit(
+            step=1, generate=never, score=never, transferred=transferred(held=2)
+        )
+    (config,) = (tmp_path / "second").glob("guard/*/config.yaml")
+    assert "model_name: m" in config.read_text()
+    assert not (tmp_path / "first").exists()
+
+
+def _plain_pair(_, folder: str, logs: str):
+    """A generator that knows nothing of digests, through the same guard."""
+    model = str(models.save(Path(folder), "llama", layers=2))
+    common = {"torch_dtype": "float32", "max_total_sequence_length": 24}
+    generator = HuggingFaceGeneration(
+        model, max_new_tokens=8, temperature=0.7, **common
+    )
+    learner = HuggingFacePolicy(model, generation={"temperature": 0.7}, **common)
+    pair = PairedPolicy(learner, generator)
+    config = GuardConfig.from_mapping({"action": "halt", "canary_tokens": 6})
+    guard = Guard(config, log_dir=logs, vocab_size=131, max_length=24)
+    asked = {"generate": pair.generate, "score": pair.get_logprobs}
+    clean = guard.after_refit(step=1, **asked)
+    weights = {name: w * 1.05 for name, w in learner.export_weights().items()}
+    generator.update_weights(weights)
+    try:
+        guard.after_refit(step=2, **asked)
+    except ConsistencyError as error:
+        return clean, str(error)
+    return clean, ""
+
+
+def test_a_generator_without_digests_is_checked_by_its_answers(tmp_path: Path):
+    folders = str(tmp_path / "m"), str(tmp_path / "logs")
+    ((clean, message),) = run_ranks(_plain_pair, 1, *folders)
+    assert clean["guard/canary_error_max"] < 1e-4
+    assert "guard/digest_tensors" not in clean
+    assert "canary 0: mean log-prob difference" in message
