@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nemo_rl.backends.generation.base import SamplingParams
@@ -73,7 +75,7 @@ class GenerationPolicy:
             TrainingError: a sampled token came back without a finite log-prob.
         """
         prompts = checked_prompts(data, self._params["max_total_length"])
-        options = dict(self._params)
+        options: dict[str, Any] = dict(self._params)
         if (own := prompts.pop("max_new_tokens", None)) is not None:
             options["max_new_tokens"] = min(options["max_new_tokens"], int(own.max()))
         padded, rows = pad_rows_to_multiple(prompts, self.dims.dp)

@@ -111,7 +111,7 @@ def test_sampling_parameters_come_from_the_configuration():
 def test_rows_may_ask_for_shorter_responses(own, longest):
     generator, workers = policy()
     generator.generate(prompts(2, max_new_tokens=torch.tensor(own)))
-    shard, params = workers.calls[0][1]
+    shard, params = workers.calls[0][1][0]
     assert params.max_new_tokens == longest and "max_new_tokens" not in shard
 
 
