@@ -26,6 +26,7 @@ MAY_BE_SKIPPED_IN_CI = (
     "needs root to mount a small tmpfs",
     "this disk is nearly full",
     "there is a GPU",
+    "there is no GPU",
     "is installed",
 )
 """Reasons that say something of the machine and nothing of the installation."""

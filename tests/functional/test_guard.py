@@ -249,9 +249,8 @@ def test_another_temperature_is_told_from_other_weights(early: Pair, tmp_path: P
     guard = make_guard(tmp_path)
     transferred = early.refit()
     assert guard.check_digests(transferred.sent, transferred.engines) == []
-    with caught(
-        "log-probs before the temperature", "canary", "canary 0", "temperature"
-    ):
+    fault = "log-probs before the temperature"
+    with caught(fault, "canary", "canary 0", also="another temperature"):
         check(guard, early, transferred)
 
 

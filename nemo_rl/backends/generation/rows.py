@@ -23,18 +23,21 @@ def row_requests(
 
     Args:
         prompts: ``input_ids`` [B, S] right-padded, ``input_lengths`` [B],
-            ``sampling_seed`` [B] int64, and ``stop_strings``, a list per row, if any.
-        max_new_tokens: longest response.
+            ``sampling_seed`` [B] int64; if any, ``stop_strings``, a list per row, and
+            ``max_new_tokens`` [B], of a row.
+        max_new_tokens: longest response of any row.
         max_total_length: prompt and response together never exceed it.
         greedy: take the likeliest token.
         prefix: of the requests' ids.
     """
     lengths = prompts["input_lengths"].tolist()
+    own = prompts.get("max_new_tokens")
     rows = zip(
         prompts["input_ids"].tolist(),
         lengths,
         prompts["sampling_seed"].tolist(),
         prompts.get("stop_strings") or [None] * len(lengths),
+        [max_new_tokens] * len(lengths) if own is None else own.tolist(),
         strict=True,
     )
     return [
@@ -42,11 +45,11 @@ def row_requests(
             id=f"{prefix}{row}",
             prompt_ids=ids[:length],
             seed=seed,
-            max_new_tokens=min(max_new_tokens, max_total_length - length),
+            max_new_tokens=min(most, max_new_tokens, max_total_length - length),
             greedy=greedy,
             stop_strings=tuple(strings or ()),
         )
-        for row, (ids, length, seed, strings) in enumerate(rows)
+        for row, (ids, length, seed, strings, most) in enumerate(rows)
     ]
 
 

@@ -14,7 +14,7 @@ def checked_prompts(data: BatchedDataDict, limit: int) -> BatchedDataDict:
     Args:
         data: ``input_ids`` [B, S] right-padded, ``input_lengths`` [B] (or
             ``attention_mask``), and ``sampling_seed`` [B]; without seeds a row's seed
-            is its index.
+            is its index. ``max_new_tokens`` [B] is kept if it is there.
         limit: tokens of prompt and response together.
 
     Raises:
@@ -41,6 +41,7 @@ def checked_prompts(data: BatchedDataDict, limit: int) -> BatchedDataDict:
     seeds = data.get("sampling_seed")
     if seeds is None:
         seeds = torch.arange(len(ids))
-    return BatchedDataDict(
-        {"input_ids": ids, "input_lengths": lengths, "sampling_seed": seeds}
-    )
+    columns = {"input_ids": ids, "input_lengths": lengths, "sampling_seed": seeds}
+    if "max_new_tokens" in data:
+        columns["max_new_tokens"] = data["max_new_tokens"]
+    return BatchedDataDict(columns)

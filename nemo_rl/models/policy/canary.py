@@ -26,6 +26,8 @@ _TEXTS = (
 )
 _UNTEXTUAL_LENGTHS = (5, 9, 13, 7)
 """Tokens of canaries without a tokenizer."""
+_LONGEST = 16
+"""Tokens of a canary's prompt at most."""
 
 Generate = Callable[[BatchedDataDict], BatchedDataDict]
 """Prompts to a ``GenerationOutputSpec`` batch, by the path that rollouts take."""
@@ -109,39 +111,37 @@ def canary_batch(
     tokenizer: Any = None,
     vocab_size: int = 0,
     special_ids: Sequence[int] = (),
+    max_length: int | None = None,
 ) -> BatchedDataDict:
     """Fixed prompts, the same in every run of a model.
 
     Args:
         prompts: how many.
         max_new_tokens: of each answer; a column that generators obey.
-        tokenizer: encodes short texts; without one, ids are drawn.
-        vocab_size: ids to draw from, where there is no tokenizer.
+        tokenizer: encodes short texts; without one, or where it knows nothing of a
+            text, ids are drawn.
+        vocab_size: ids to draw from.
         special_ids: never drawn.
+        max_length: of prompt and answer; a prompt takes half of it at most.
 
     Returns:
         ``input_ids`` [P, S] right-padded, ``input_lengths``, ``sampling_seed`` and
         ``max_new_tokens`` [P].
     """
-    if tokenizer is not None:
-        rows = [
-            list(tokenizer.encode(_TEXTS[n % len(_TEXTS)], add_special_tokens=False))
-            for n in range(prompts)
-        ]
-    else:
-        draw = torch.Generator().manual_seed(20)
-        usual = [i for i in range(vocab_size) if i not in set(special_ids)]
-        rows = [
-            [
-                usual[i]
-                for i in torch.randint(
-                    len(usual),
-                    (_UNTEXTUAL_LENGTHS[n % len(_UNTEXTUAL_LENGTHS)],),
-                    generator=draw,
-                )
-            ]
-            for n in range(prompts)
-        ]
+    vocab_size = vocab_size or len(tokenizer)
+    longest = min(_LONGEST, max(1, (max_length or 2 * _LONGEST) // 2))
+    special = set(special_ids)
+    usual = [i for i in range(vocab_size) if i not in special]
+    draw = torch.Generator().manual_seed(20)
+    rows = []
+    for number in range(prompts):
+        size = (_UNTEXTUAL_LENGTHS[number % len(_UNTEXTUAL_LENGTHS)],)
+        drawn = torch.randint(len(usual), size, generator=draw).tolist()
+        row = [usual[i] for i in drawn]
+        if tokenizer is not None:
+            text = _TEXTS[number % len(_TEXTS)]
+            row = list(tokenizer.encode(text, add_special_tokens=False)) or row
+        rows.append(row[:longest])
     ids = torch.zeros(prompts, max(map(len, rows)), dtype=torch.int64)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.tensor(row)

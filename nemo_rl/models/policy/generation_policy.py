@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nemo_rl.backends.generation.base import SamplingParams
@@ -59,7 +61,8 @@ class GenerationPolicy:
         Args:
             data: ``input_ids`` [B, S] right-padded, ``input_lengths`` [B] (or
                 ``attention_mask``), and ``sampling_seed`` [B]; without seeds a row's
-                seed is its index.
+                seed is its index. ``max_new_tokens`` [B], where it is there, bounds
+                responses: all by the largest.
             greedy: take the likeliest token.
 
         Returns:
@@ -72,10 +75,13 @@ class GenerationPolicy:
             TrainingError: a sampled token came back without a finite log-prob.
         """
         prompts = checked_prompts(data, self._params["max_total_length"])
+        options: dict[str, Any] = dict(self._params)
+        if (own := prompts.pop("max_new_tokens", None)) is not None:
+            options["max_new_tokens"] = min(options["max_new_tokens"], int(own.max()))
         padded, rows = pad_rows_to_multiple(prompts, self.dims.dp)
         shards = shard_over_replicas(padded, self.dims)
         params = SamplingParams(
-            **self._params, temperature=0.0 if greedy else self._temperature
+            **options, temperature=0.0 if greedy else self._temperature
         )
         results = self.workers.run_per_rank("generate", [(s, params) for s in shards])
         parts = [BatchedDataDict(results[r]) for r in self.dims.dp_leaders()]

@@ -72,6 +72,7 @@ class Guard:
         tokenizer: for the canaries; without one, ``vocab_size`` is needed.
         vocab_size: ids that canaries are drawn from where there is no tokenizer.
         special_ids: never drawn.
+        max_length: of prompt and answer, in tokens; canaries leave room.
         run_config: the run's configuration, for the report; secrets are masked.
 
     Example::
@@ -98,6 +99,7 @@ class Guard:
         tokenizer: Any = None,
         vocab_size: int = 0,
         special_ids: Sequence[int] = (),
+        max_length: int | None = None,
         run_config: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
@@ -112,6 +114,7 @@ class Guard:
                 tokenizer=tokenizer,
                 vocab_size=vocab_size,
                 special_ids=special_ids,
+                max_length=max_length,
             )
         self._earlier: deque[Transferred] = deque(maxlen=_REMEMBERED)
         self._rollouts = RolloutCheck(config.rollout_rows, config.max_mult_prob_error)
@@ -237,7 +240,7 @@ class Guard:
 
     def report_to(self, log_dir: Path | str, run_config: Mapping[str, Any]) -> None:
         """Say where reports go, and the configuration that goes with them."""
-        self._log_dir, self._run_config = Path(log_dir), run_config
+        self._reaction.report_to(Path(log_dir), run_config)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resume needs: the course of the error over the run."""

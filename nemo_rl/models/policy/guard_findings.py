@@ -133,7 +133,15 @@ def _differing(
             )
             continue
         expected = _sent(now, name, engine)
-        if engine.digests[name] != expected:
+        if expected is None:
+            detail = (
+                f"it is held in {engine.rounded.get(name)}, of which the trainer took "
+                "no digest"
+            )
+            findings.append(
+                Finding(kind="differs", tensor=name, engine=number, detail=detail)
+            )
+        elif engine.digests[name] != expected:
             wrong[name] = expected
     for name, expected in wrong.items():
         held = engine.digests[name]

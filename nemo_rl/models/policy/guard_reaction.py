@@ -55,6 +55,10 @@ class Reaction:
         self._action, self._log_dir, self._run_config = action, log_dir, run_config
         self._written = 0
 
+    def report_to(self, log_dir: Path, run_config: Mapping[str, Any]) -> None:
+        """Write reports there from now on, with this configuration."""
+        self._log_dir, self._run_config = log_dir, run_config
+
     def settle(
         self,
         step: int,

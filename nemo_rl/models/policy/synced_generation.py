@@ -282,4 +282,5 @@ def guard_of(config: PolicyConfig, engine_dtype: str, tokenizer: Any) -> Guard:
         tokenizer=tokenizer,
         vocab_size=int(hf_config.get("vocab_size", 0)),
         special_ids=end_tokens(tokenizer, folder),
+        max_length=config.max_total_sequence_length,
     )

@@ -326,7 +326,8 @@ def _experts(
         raise Uncovered("experts that are there more than once")
     number, _, projection = name.partition(".")
     projection, _, kind = projection.rpartition(".")
-    if not number.isdecimal() or kind != "weight":
+    known = number.isdecimal() and int(number) < config.num_experts
+    if not known or kind != "weight":
         raise Uncovered(f"experts have no {name!r}")
     local = layer._map_global_expert_id_to_local_expert_id(int(number))
     if local < 0:

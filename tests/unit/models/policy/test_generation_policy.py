@@ -107,6 +107,14 @@ def test_sampling_parameters_come_from_the_configuration():
     assert greedy.top_p == 0.9
 
 
+@pytest.mark.parametrize(("own", "longest"), [([1, 3], 3), ([9, 2], 5)])
+def test_rows_may_ask_for_shorter_responses(own, longest):
+    generator, workers = policy()
+    generator.generate(prompts(2, max_new_tokens=torch.tensor(own)))
+    shard, params = workers.calls[0][1][0]
+    assert params.max_new_tokens == longest and "max_new_tokens" not in shard
+
+
 @pytest.mark.parametrize("ids", [None, [4]])
 def test_ignore_eos_leaves_nothing_that_ends_a_response(ids):
     generator, workers = policy(stop_token_ids=ids, stop_strings=["x"], ignore_eos=True)

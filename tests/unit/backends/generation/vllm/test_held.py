@@ -101,7 +101,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path):
     assert "has no 'sinks'" in reasons["model.layers.0.self_attn.sinks"]
     assert "held as [192, 128]" in reasons["model.layers.1.mlp.up_proj.weight"]
     assert "held as [128]" in reasons["model.norm.weight"]
-    assert "experts have no '0.q_proj.weight'" in reasons[f"{layer}.0.q_proj.weight"]
+    assert "experts have no '0.qkv_proj.weight'" in reasons[f"{layer}.0.q_proj.weight"]
     assert "experts have no '9.up" in reasons[f"{layer}.9.up_proj.weight"]
 
 
