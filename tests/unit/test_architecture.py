@@ -76,9 +76,13 @@ TESTED_ELSEWHERE = {
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/generation/vllm.py": "unit/test_seed_pages.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
+    "models/policy/weight_sender.py": "functional/test_refit.py",
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""
-TESTED_TOGETHER = {"converters/families": "unit/converters/test_families.py"}
+TESTED_TOGETHER = {
+    "backends/refit": "unit/backends/refit/test_transports.py",
+    "converters/families": "unit/converters/test_families.py",
+}
 """Folder of the package -> test file that covers each of its modules alike."""
 
 # In two parts, so that this file is not found itself.

@@ -34,6 +34,12 @@ class PeerFailed(RefitError):
     """Another participant gave up first, or the connection to it broke."""
 
 
+def participants(link: RefitLink) -> list[str]:
+    """Names of all that take part in a transfer."""
+    stages = [f"stage {index}" for index in range(len(link.stages))]
+    return [*stages, *(f"receiver {index}" for index in range(link.num_receivers))]
+
+
 class ControlStore:
     """The store, in the driver's process.
 
@@ -67,9 +73,7 @@ class ControlStore:
 
     def forget(self, link: RefitLink) -> None:
         """Remove what a finished transfer left."""
-        names = [f"stage {stage}" for stage in range(len(link.stages))]
-        names += [f"receiver {index}" for index in range(link.num_receivers)]
-        for name in names:
+        for name in participants(link):
             self._store.delete_key(f"{link.group}/{link.serial}/here/{name}")
         self._store.delete_key(f"{link.group}/{link.serial}/{_PROGRESS}")
 
@@ -187,21 +191,13 @@ class Connection:
             f"{self.who} stopped its part of the weight transfer: {reason}"
         )
 
-    def abort(self, reason: str) -> None:
-        """Tell the others why this participant gives up; the first reason is kept."""
+    def give_up(self, error: BaseException) -> None:
+        """Tell the others why, and leave; the first reason of a group is kept."""
         # A driver that is gone ends the others itself.
         with contextlib.suppress(dist.DistError):
-            self.store.compare_set(_ABORT, "", f"{self.who}: {reason}")
-
-    @contextlib.contextmanager
-    def ending_all(self) -> Iterator[None]:
-        """Whatever is raised inside ends all other participants, with its message."""
-        try:
-            yield
-        except BaseException as error:
-            self.abort(summary_of(error))
-            self.close()
-            raise
+            reason = f"{self.who}: {_summary(error)}"
+            self.store.compare_set(_ABORT, "", reason)
+        self.close()
 
     def close(self) -> None:
         """Leave the group; peers that are in the middle of something notice."""
@@ -223,7 +219,7 @@ class Connection:
         with self._reachable():
             absent = [
                 name
-                for name in peers
+                for name in participants(self.link)
                 if not self.store.check([self._key(f"here/{name}")])
             ]
         if absent:
@@ -273,7 +269,7 @@ def connect(link: RefitLink, who: str) -> Connection:
     return connection
 
 
-def summary_of(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     """What others are told of an error."""
     if isinstance(error, GeneratorExit):
         return "stopped before it had all weights"

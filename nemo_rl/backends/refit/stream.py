@@ -30,7 +30,7 @@ from nemo_rl.backends.refit.buckets import (
     unpack,
     usual_bytes,
 )
-from nemo_rl.backends.refit.control import Connection, connect, summary_of
+from nemo_rl.backends.refit.control import Connection, connect
 from nemo_rl.utils.exceptions import RefitError
 
 
@@ -141,11 +141,16 @@ class StageSender:
     ) -> TransferStats:
         """See ``base.Sender``."""
         connection = connect(self._link, f"stage {self._index}")
-        with Stopwatch(self.stats), connection.ending_all():
-            connection.arrive()
-            self._await_turn(connection)
-            self._send(connection, iter(tensors), observe)
-            connection.set(f"turn/{self._index + 1}", "")
+        try:
+            with Stopwatch(self.stats):
+                connection.arrive()
+                self._await_turn(connection)
+                self._send(connection, iter(tensors), observe)
+                if self._index + 1 < len(self._link.stages):
+                    connection.set(f"turn/{self._index + 1}", "")
+        except BaseException as error:
+            connection.give_up(error)
+            raise
         return self.stats
 
     def _await_turn(self, connection: Connection) -> None:
@@ -200,9 +205,11 @@ class StageReceiver:
         refuse_index(link, index, link.num_receivers, "receiver")
         self._link, self._index, self._device = link, index, device
         self._connection: Connection | None = None
+        self._entered = False
         self.stats = TransferStats()
 
     def __enter__(self) -> StageReceiver:
+        self._entered = True
         return self
 
     def __exit__(
@@ -211,22 +218,36 @@ class StageReceiver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        connection, self._connection = self._connection, None
-        if error is not None and connection is not None:
-            connection.abort(summary_of(error))
-            connection.close()
+        self._stop(error or GeneratorExit())
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        connection = connect(self._link, f"receiver {self._index}")
-        self._connection = connection
+        self._connection = connect(self._link, f"receiver {self._index}")
         begin = time.perf_counter()
-        with connection.ending_all():
-            connection.arrive(gpus=_visible_gpus(self._device))
-            pool = BufferPool(usual_bytes(self._link))
-            for stage in range(len(self._link.stages)):
-                yield from self._receive(connection, stage, pool)
-            self.stats.peak_extra_bytes = pool.peak_bytes
+        try:
+            yield from self._all(self._connection)
+        except GeneratorExit as error:
+            # The end of the with block knows why nobody wants more.
+            if not self._entered:
+                self._stop(error)
+            raise
+        except BaseException as error:
+            self._stop(error)
+            raise
+        self._connection = None
         self.stats.seconds = time.perf_counter() - begin
+
+    def _stop(self, error: BaseException) -> None:
+        """Tell the others, unless all weights have come."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.give_up(error)
+
+    def _all(self, connection: Connection) -> Iterator[tuple[str, Tensor]]:
+        connection.arrive(gpus=_visible_gpus(self._device))
+        pool = BufferPool(usual_bytes(self._link))
+        for stage in range(len(self._link.stages)):
+            yield from self._receive(connection, stage, pool)
+        self.stats.peak_extra_bytes = pool.peak_bytes
 
     def _receive(
         self, connection: Connection, stage: int, pool: BufferPool
