@@ -124,6 +124,13 @@ def is_local() -> bool:
     return _session.local
 
 
+def address_here() -> str:
+    """Return this host's address as the nodes of the Ray cluster reach it."""
+    if _session.local or not require("ray").is_initialized():
+        return "127.0.0.1"
+    return require("ray").util.get_node_ip_address()
+
+
 def create_token_file(folder: str | Path) -> Path:
     """Write a fresh 256-bit token into ``folder`` and return the file's path.
 

@@ -50,7 +50,7 @@ class Replica:
         self._open: dict[str, GenerationRequest] = {}
         self._ended: dict[str, GenerationResult] = {}
         self._deaths = 0
-        self._closed = False
+        self._closed = self._recovering = False
         self.group = start()
         self._thread = threading.Thread(
             target=self._listen, name=f"vllm-replica-{number}", daemon=True
@@ -72,28 +72,42 @@ class Replica:
         return self.group.places[0]
 
     def ensure_alive(self) -> None:
-        """Start the engine anew if it died while it had nothing to do.
+        """Wait until the engine runs; start it anew if it died unnoticed.
 
-        Whoever calls this sends it the weights.
+        Whoever calls this sends it the weights afterwards.
+
+        Raises:
+            NemoRLError: what ended the engine for good.
         """
-        try:
-            self.call("ping")
-        except WorkerDied as error:
+        while True:
             with self._news:
-                listening = bool(self._open)
-            if listening:
-                raise
-            logger.warning("%s", str(error).splitlines()[0])
-            self.group.shutdown()
-            self.group = self._start()
-            self.restarts += 1
+                self._news.wait_for(lambda: not self._recovering or self.error)
+                if self.error is not None:
+                    raise self.error
+                group = self.group
+            try:
+                group.run_one(0, "ping")
+                return
+            except WorkerError as error:
+                with self._news:
+                    if self._open or self.group is not group:
+                        # The listener sees to it; look again when it has.
+                        self._news.wait(_LISTEN_S)
+                        continue
+                    self._recovering = True
+                self._restart(error)
+                with self._news:
+                    self._recovering = False
+                    self._news.notify_all()
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """Start responses; the engine's death meanwhile is the listener's matter."""
-        group = self.group
         with self._news:
             self._open |= {request.id: request for request in requests}
             self._news.notify_all()
+            if self._recovering:
+                return  # what is open is sent to the next engine
+            group = self.group
         try:
             group.run_one(0, "submit", list(requests))
         except WorkerError as error:
@@ -138,11 +152,14 @@ class Replica:
     def _listen(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._open or self._closed)
+                self._news.wait_for(
+                    lambda: (self._open and not self._recovering) or self._closed
+                )
                 if self._closed:
                     return
+                group = self.group
             try:
-                found = self.group.run_one(0, "collect", _LISTEN_S)
+                found = group.run_one(0, "collect", _LISTEN_S)
             except NemoRLError as error:
                 if self._closed:
                     return
@@ -159,11 +176,29 @@ class Replica:
                     self._news.notify_all()
 
     def _recover(self, error: NemoRLError) -> None:
-        """Start the engine anew; keep the error if it makes no sense to."""
+        """Start the engine anew and send it what is open; or keep the error."""
+        with self._news:
+            self._recovering = True
+        if not self._restart(error):
+            return
+        try:
+            self._revived(self)
+            with self._news:
+                again = list(self._open.values())
+                self._recovering = False
+                self._news.notify_all()
+            self.group.run_one(0, "submit", again)
+        except WorkerDied as another:
+            self._recover(another)
+        except NemoRLError as another:
+            self._give_up(another)
+
+    def _restart(self, error: NemoRLError) -> bool:
+        """Start the engine's process anew; False if it makes no sense to."""
         self._deaths += 1
         if not isinstance(error, WorkerDied) or self._deaths > MAX_DEATHS:
             self._give_up(error)
-            return
+            return False
         logger.warning(
             "generation engine %d died and is started again (%d of %d); its %d "
             "responses are sampled anew. %s",
@@ -173,20 +208,19 @@ class Replica:
             len(self._open),
             str(error).splitlines()[0],
         )
+        self.group.shutdown()
         try:
-            self.group.shutdown()
-            self.group = self._start()
-            self.restarts += 1
-            self._revived(self)
-            with self._news:
-                again = list(self._open.values())
-            self.group.run_one(0, "submit", again)
-        except WorkerDied as another:
-            self._recover(another)
+            group = self._start()
         except NemoRLError as another:
             self._give_up(another)
+            return False
+        with self._news:
+            self.group = group
+            self.restarts += 1
+            self._news.notify_all()
+        return True
 
     def _give_up(self, error: NemoRLError) -> None:
         with self._news:
-            self.error = error
+            self.error, self._recovering = error, False
             self._news.notify_all()

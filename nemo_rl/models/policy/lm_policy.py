@@ -29,20 +29,16 @@ from nemo_rl.distributed.interfaces import VirtualCluster
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.metrics.throughput import tflops_per_worker, training_flops
 from nemo_rl.models.generation.stops import end_tokens
+from nemo_rl.models.policy.engines import guard_of, start_engines
 from nemo_rl.models.policy.generation_policy import GenerationPolicy
 from nemo_rl.models.policy.in_use import SectionsInUse
 from nemo_rl.models.policy.interfaces import PolicyInterface
-from nemo_rl.models.policy.synced_generation import (
-    SyncedGeneration,
-    guard_of,
-    start_engines,
-)
+from nemo_rl.models.policy.synced_generation import SyncedGeneration
 from nemo_rl.models.policy.training_policy import TrainingPolicy
 from nemo_rl.models.policy.workers import PolicyWorker
 from nemo_rl.utils.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from nemo_rl.models.generation.interfaces import GenerationStream
     from nemo_rl.models.policy.guard import GuardOutcome
 
 
@@ -112,6 +108,9 @@ class Policy(SectionsInUse, PolicyInterface):
         self.training = TrainingPolicy(self.workers, self.dims, self.config)
         # Held while weights change or move.
         self._weights = threading.RLock()
+        self.stream = engines
+        colocated = self.config.generation.colocated.enabled
+        self.generates_apart = engines is not None and not colocated
         self.generation: GenerationPolicy | SyncedGeneration
         if engines is not None:
             self.generation = self.synced = SyncedGeneration(
@@ -195,11 +194,15 @@ class Policy(SectionsInUse, PolicyInterface):
     def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
         """Write weights, optimizer and generators of every rank below ``path``."""
         self.training.save_checkpoint(path, with_optimizer=with_optimizer)
+        if self.synced is not None:
+            self.synced.save(path)
 
     def load_checkpoint(self, path: Path) -> None:
         """Restore what ``save_checkpoint`` wrote, under any layout."""
         with self._changing_weights():
             self.training.load_checkpoint(path)
+            if self.synced is not None:
+                self.synced.load(path)
 
     def save_hf(self, folder: Path) -> None:
         """Write the weights as a Hugging Face folder."""
@@ -239,17 +242,6 @@ class Policy(SectionsInUse, PolicyInterface):
         """
         if self.synced is not None:
             self.synced.guard.report_to(log_dir, run_config)
-
-    @property
-    def generates_apart(self) -> bool:
-        """Whether engines of their own generate, on machines of their own."""
-        colocated = self.config.generation.colocated.enabled
-        return self.synced is not None and not colocated
-
-    @property
-    def stream(self) -> GenerationStream | None:
-        """The generator, taking requests at any time; None: it shares our workers."""
-        return None if self.synced is None else self.synced.engines
 
     @contextmanager
     def _changing_weights(self) -> Iterator[None]:

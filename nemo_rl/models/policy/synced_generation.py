@@ -6,66 +6,27 @@ done (``refit.py``, ``models/generation/vllm.py``).
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from nemo_rl.backends.refit.digest import DigestObserver
 from nemo_rl.backends.refit.held import merge_ranks
 from nemo_rl.config.policy import PolicyConfig
-from nemo_rl.converters.hf_config import read_hf_config
+from nemo_rl.distributed import ray_session
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
-from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.generation.replica import Replica
-from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.models.generation.vllm import VllmGeneration
-from nemo_rl.models.generation.vllm_config import settings_of_policy
 from nemo_rl.models.policy.canary import Score
+from nemo_rl.models.policy.engines import EngineReceivers
 from nemo_rl.models.policy.guard import Guard, GuardOutcome
 from nemo_rl.models.policy.guard_findings import Transferred
 from nemo_rl.models.policy.refit import Refit, RefitReport, choose_transport
-from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.exceptions import ConsistencyError
 
-
-class EngineReceivers:
-    """Engines as the receiving side of a ``Refit``.
-
-    Args:
-        replicas: the engines that receive.
-        processes: of each, numbered one engine after the other.
-
-    Attributes:
-        recompute: have running responses compute their cache anew.
-    """
-
-    def __init__(self, replicas: Sequence[Replica], processes: int) -> None:
-        self._replicas, self._processes = list(replicas), processes
-        self.recompute = False
-
-    @property
-    def num_receivers(self) -> int:
-        """Processes of all engines."""
-        return len(self._replicas) * self._processes
-
-    @property
-    def membership(self) -> Hashable:
-        """How often each engine was started."""
-        return tuple((replica.number, replica.restarts) for replica in self._replicas)
-
-    def receive(self, link: Any, version: int) -> list[dict[str, Any]]:
-        """Have every engine take the weights; see ``refit.ReceiverGroup``."""
-
-        def one(index: int) -> list[dict[str, Any]]:
-            first = index * self._processes
-            return self._replicas[index].call(
-                "receive_weights", link, first, version, self.recompute
-            )
-
-        with ThreadPoolExecutor(len(self._replicas)) as pool:
-            reports = list(pool.map(one, range(len(self._replicas))))
-        return [report for engine in reports for report in engine]
+_GUARD = "guard.json"
 
 
 class SyncedGeneration:
@@ -128,16 +89,15 @@ class SyncedGeneration:
             ConsistencyError: the engines do not have the trainer's weights.
             RefitError: the weights did not get there.
         """
-        with self._weights:
-            report, transferred = self._transfer()
-            checked = self.guard.after_refit(
-                step=self.version,
-                generate=self._answer,
-                score=self._score,
-                transferred=transferred,
-                resync=lambda: self._transfer()[1],
-            )
-            self._current = self._sent = True
+        report, transferred = self._transfer()
+        checked = self.guard.after_refit(
+            step=self.version,
+            generate=self._answer,
+            score=self._score,
+            transferred=transferred,
+            resync=lambda: self._transfer()[1],
+        )
+        self._current = self._sent = True
         return {**report.metrics(), **checked}
 
     def check_rollout(self, batch: BatchedDataDict) -> GuardOutcome:
@@ -163,6 +123,17 @@ class SyncedGeneration:
             self.engines.finish_generation()
             self._awake = False
 
+    def save(self, folder: Path) -> None:
+        """Write what the guard knows of the run so far into a checkpoint's folder."""
+        text = json.dumps(self.guard.state_dict())
+        (folder / _GUARD).write_text(text, encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Go on where ``save`` was called; a checkpoint without engines has nothing."""
+        if (folder / _GUARD).is_file():
+            text = (folder / _GUARD).read_text(encoding="utf-8")
+            self.guard.load_state_dict(json.loads(text))
+
     def shutdown(self) -> None:
         """End the engines."""
         self.engines.shutdown()
@@ -173,22 +144,27 @@ class SyncedGeneration:
 
     def _transfer(self) -> tuple[RefitReport, Transferred | None]:
         """Send all engines the weights; digests of what was sent and what they hold."""
+        # One that comes back waits for the weights: it must not be waited for later.
+        for replica in self.engines.replicas:
+            replica.ensure_alive()
         with self._weights:
-            for replica in self.engines.replicas:
-                replica.ensure_alive()
             if self._refit is None:
                 self._refit = self._refit_to(self.engines.replicas)
             report = self._send(self._refit)
-            if not self._digests:
-                return report, None
-            specs = [spec for stage in self._refit.plan for spec in stage]
-            shapes = {spec.name: spec.shape for spec in specs}
-            held = self.engines.call_all("held", specs)
-            return report, Transferred(
-                version=self.version,
-                sent=report.observed,
-                engines=[merge_ranks(ranks, shapes) for ranks in held],
-            )
+            return report, self._held(self._refit, report, self.engines.replicas)
+
+    def _held(
+        self, refit: Refit, report: RefitReport, replicas: Sequence[Replica]
+    ) -> Transferred | None:
+        if not self._digests:
+            return None
+        specs = [spec for stage in refit.plan for spec in stage]
+        shapes = {spec.name: spec.shape for spec in specs}
+        return Transferred(
+            version=report.version,
+            sent=report.observed,
+            engines=[merge_ranks(r.call("held", specs), shapes) for r in replicas],
+        )
 
     @property
     def _digests(self) -> bool:
@@ -203,11 +179,12 @@ class SyncedGeneration:
         generation, settings = self._config.generation, self.engines.settings
         # A group in the driver's own process has no places, and no engines beside it.
         places = [*getattr(self._workers, "places", ()), *(r.place for r in replicas)]
+        hosts = {place.host for place in places}
         transport = choose_transport(
             generation.refit,
             colocated=generation.colocated.enabled,
             use_gpus=settings.use_gpu,
-            same_host=len({place.host for place in places}) == 1,
+            same_host=len(hosts) == 1,
         )
         trained = self._config.precision
         return Refit(
@@ -215,6 +192,8 @@ class SyncedGeneration:
             self._receivers(replicas),
             generation.refit,
             transport=transport,
+            address=ray_session.address_here(),
+            folder="logs/refit",
             cast=None if settings.dtype == trained else settings.dtype,
             observer=DigestObserver if self._digests else None,
         )
@@ -227,60 +206,17 @@ class SyncedGeneration:
     def _revive(self, replica: Replica) -> None:
         """Send one engine, started anew, the weights the trainer has now."""
         with self._weights:
-            self._send(self._refit_to([replica]))
-
-
-def start_engines(
-    config: PolicyConfig,
-    cluster: Any,
-    tokenizer: Any,
-    *,
-    seed: int = 0,
-    threads: int | None = None,
-) -> VllmGeneration:
-    """Engines on a cluster's places; before training takes its memory there.
-
-    Args:
-        config: the policy section.
-        cluster: places that train; its ``generation`` has those that only generate.
-        tokenizer: supplies the stop token.
-        seed: of the first engine.
-        threads: CPU threads of each process.
-
-    Raises:
-        ConfigurationError: generation is to have places of its own, and has none.
-    """
-    apart = not config.generation.colocated.enabled
-    places = getattr(cluster, "generation", None) if apart else cluster
-    if places is None:
-        raise ConfigurationError(
-            "policy.generation.colocated.enabled=false: the cluster has no places for "
-            "generation. Make it with nemo_rl.infra.resources.ResourceManager("
-            "config.cluster, config.layout).allocate(), or set its `generation`."
-        )
-    settings = settings_of_policy(
-        config, tokenizer, use_gpus=cluster.use_gpus, seed=seed, threads=threads or 1
-    )
-    return VllmGeneration(places, settings, shares=not apart)
-
-
-def guard_of(config: PolicyConfig, engine_dtype: str, tokenizer: Any) -> Guard:
-    """The guard of a policy's engines; reports go to ``logs`` until told otherwise.
-
-    Args:
-        config: the policy section.
-        engine_dtype: of the engines' weights.
-        tokenizer: for the canaries; without one their tokens are drawn.
-    """
-    exact = config.precision == engine_dtype == "float32"
-    folder = resolve_model(config.model_name)
-    hf_config = {**read_hf_config(folder), **config.hf_config_overrides}
-    return Guard(
-        config.generation.guard,
-        log_dir="logs",
-        precision="float32" if exact else "bfloat16",
-        tokenizer=tokenizer,
-        vocab_size=int(hf_config.get("vocab_size", 0)),
-        special_ids=end_tokens(tokenizer, folder),
-        max_length=config.max_total_sequence_length,
-    )
+            refit = self._refit_to([replica])
+            report = self._send(refit)
+            held = self._held(refit, report, [replica])
+            refit.close()
+        findings = []
+        if held is not None:
+            findings = self.guard.check_digests(
+                held.sent, held.engines, version=held.version
+            )
+        if findings:
+            raise ConsistencyError(
+                f"generation engine {replica.number} was started anew and does not "
+                f"hold the trainer's weights: {findings[0]}"
+            )
