@@ -117,7 +117,7 @@ class RayVirtualCluster:
             ResourceError: The nodes do not have what is asked for in time.
         """
         if self._placement_group is None:
-            self._connect()
+            self.connect()
             self._placement_group = self._reserve()
         return self._placement_group
 
@@ -162,7 +162,8 @@ class RayVirtualCluster:
         if group is not None and ray.is_initialized():
             ray.util.remove_placement_group(group)
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Start or join Ray, with room for the places that generate as well."""
         if not require("ray").is_initialized():
             beside = self.generation.world_size if self.generation else 0
             places = self.world_size + beside

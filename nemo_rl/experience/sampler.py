@@ -100,18 +100,18 @@ class BatchSampler:
         order = list(range(len(groups)))
         if self._options.sort_by_length:
             order = self._longest_first([int(g.prompt["idx"][0]) for g in groups])
-        first = FirstToEnd(
-            carried=len(begun.carried), wanted=self._size.prompts, total=len(groups)
-        )
         tail = Tail(
             self._stream,
             self._limits,
             updates=self._versions.updates,
             check=turnstile.check,
         )
-        tail.renew(groups, turnstile.schedule.oldest_allowed(begun.number))
+        schedule, number = turnstile.schedule, begun.number
+        must = tail.renew(groups, schedule.oldest_allowed(number))
+        must |= {n for n, g in enumerate(groups) if schedule.must_end(number, g.oldest)}
+        first = FirstToEnd(must=must, wanted=self._size.prompts, total=len(groups))
         with turnstile.turn, turnstile.generating():
-            tail.gather(str(begun.number), groups, first, order)
+            tail.gather(str(number), groups, first, order)
         chosen = [groups[place] for place in first.chosen]
         with turnstile.turn:
             rollouts, metrics = self._engine.with_policy(
@@ -124,7 +124,7 @@ class BatchSampler:
             )
         left = [groups[place] for place in first.left]
         metrics = {**metrics, **tail.counts}
-        return Ready(begun.number, rollouts, metrics, begun.data, left)
+        return Ready(number, rollouts, metrics, begun.data, left)
 
 
 def staleness(batch: Ready, schedule: Schedule) -> dict[str, float]:

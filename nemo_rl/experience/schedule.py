@@ -81,15 +81,28 @@ class Schedule:
         """The oldest version of which a batch may hold tokens."""
         return max(0, number - self.options.max_staleness)
 
+    def must_end(self, number: int, oldest: int | None) -> bool:
+        """Whether a group with tokens of this version is too old for any later batch.
+
+        Args:
+            number: of the batch that is sampled.
+            oldest: version of the group's oldest token; None: it has none.
+        """
+        return oldest is not None and oldest < self.oldest_allowed(number + 1)
+
     def all_started(self) -> bool:
         """Whether there is no further batch to start."""
         return self.next >= self.total
 
     def may_start(self) -> bool:
         """Whether the next batch may be started now."""
-        if self.all_started() or self.version < self.oldest_allowed(self.next):
-            return False
-        return not (self.options.one_at_a_time and self.running)
+        oldest, number = self.oldest_allowed(self.next), self.next
+        if self.options.one_at_a_time:
+            if self.running:
+                return False
+            # What begins in this batch may end in the next, if staleness is allowed.
+            oldest = min(self.oldest_allowed(number + 1), number)
+        return not self.all_started() and self.version >= oldest
 
     def start(self) -> int:
         """Start the next batch; its number."""
@@ -158,28 +171,28 @@ class Schedule:
 
 
 class FirstToEnd:
-    """Which groups a step takes of those under way: those carried over, then the first.
+    """Which groups a step takes of those under way: those that must, then the first.
 
-    A group carried over from the batch before is waited for, so none waits longer than
-    one batch and long responses are not left out for being long.
+    A group that would be too old for the next step is waited for, so long responses
+    are late by a few steps and not left out for being long.
 
     Args:
-        carried: groups carried over; they are numbers 0 .. carried - 1.
+        must: groups that are waited for.
         wanted: groups that the step takes.
-        total: groups under way, carried ones included.
+        total: groups under way, numbers 0 .. total - 1.
 
     Example:
-        >>> first = FirstToEnd(carried=1, wanted=2, total=3)
+        >>> first = FirstToEnd(must={0}, wanted=2, total=3)
         >>> [first.end(2), first.end(1), first.end(0)]
         [False, False, True]
         >>> first.chosen
         [0, 2]
     """
 
-    def __init__(self, *, carried: int, wanted: int, total: int) -> None:
+    def __init__(self, *, must: set[int], wanted: int, total: int) -> None:
         if total < wanted:
             raise TrainingError(f"{total} groups are under way, {wanted} are wanted")
-        self.must = set(range(min(carried, wanted)))
+        self.must = set(sorted(must)[:wanted])
         self.wanted, self.total = wanted, total
         self._ended: list[int] = []
 

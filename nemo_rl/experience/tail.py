@@ -59,6 +59,12 @@ class Group:
     """One per generation."""
 
     @property
+    def oldest(self) -> int | None:
+        """Version of the oldest token; None where there is none."""
+        versions = [version for r in self.responses for version in r.versions]
+        return min(versions, default=None)
+
+    @property
     def ended(self) -> bool:
         """Whether every response has ended."""
         return all(response.reason for response in self.responses)
@@ -97,18 +103,25 @@ class Tail:
         self._updates, self._check = updates, check
         self.counts: dict[str, float] = {}
 
-    def renew(self, groups: Sequence[Group], oldest: int) -> None:
-        """Start responses anew that hold tokens older than allowed."""
-        restarted = 0
-        for response in (r for group in groups for r in group.responses):
-            if response.versions and min(response.versions) < oldest:
-                response.forget()
-                restarted += 1
+    def renew(self, groups: Sequence[Group], oldest: int) -> set[int]:
+        """Start responses anew that hold tokens older than allowed.
+
+        Returns:
+            The positions of their groups.
+        """
+        renewed, restarted = set(), 0
+        for number, group in enumerate(groups):
+            for response in group.responses:
+                if response.versions and min(response.versions) < oldest:
+                    response.forget()
+                    renewed.add(number)
+                    restarted += 1
         begun = [r for g in groups for r in g.responses if r.tokens and not r.reason]
         self.counts = {
             "restarted_responses": float(restarted),
             "continued_responses": float(len(begun)),
         }
+        return renewed
 
     def gather(
         self, name: str, groups: Sequence[Group], first: FirstToEnd, order: list[int]

@@ -20,8 +20,13 @@ DATA = {
 }
 
 
-def make_model(folder: Path, *, sft_steps: int, seed: int = 0) -> Path:
-    """A random Llama after a few steps of supervised training on the train split."""
+def make_model(
+    folder: Path, *, sft_steps: int, seed: int = 0, heads: int = 4, kv_heads: int = 2
+) -> Path:
+    """A random Llama after a few steps of supervised training on the train split.
+
+    vLLM's CPU engine needs heads of 32 channels or more: 2 heads and 1 kv head.
+    """
     torch.manual_seed(seed)
     tokenizer = character_tokenizer()
     config = models.tiny_config(
@@ -29,8 +34,8 @@ def make_model(folder: Path, *, sft_steps: int, seed: int = 0) -> Path:
         tied=True,
         hidden=64,
         layers=2,
-        heads=4,
-        kv_heads=2,
+        heads=heads,
+        kv_heads=kv_heads,
         vocab=len(tokenizer),
     )
     config.intermediate_size = 256

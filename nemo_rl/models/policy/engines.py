@@ -84,6 +84,9 @@ def start_engines(
             "generation. Make it with nemo_rl.infra.resources.ResourceManager("
             "config.cluster, config.layout).allocate(), or set its `generation`."
         )
+    if apart:
+        # Engines start first, and a Ray of theirs alone would have no room for more.
+        cluster.connect()
     settings = settings_of_policy(
         config, tokenizer, use_gpus=cluster.use_gpus, seed=seed, threads=threads or 1
     )

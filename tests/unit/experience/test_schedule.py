@@ -77,12 +77,25 @@ def test_deterministic_means_one_version_for_each_batch(staleness) -> None:
         ]
 
 
-def test_over_sampling_runs_one_batch_at_a_time() -> None:
-    schedule = Schedule(AheadOptions(max_staleness=3, over_sampling=1.5), total=9)
-    schedule.start()
+def test_over_sampling_runs_one_batch_at_a_time_and_leaves_time_for_the_rest() -> None:
+    schedule = Schedule(AheadOptions(max_staleness=2, over_sampling=1.5), total=9)
+    for number in range(2):
+        assert schedule.start() == number
+        assert not schedule.may_start()
+        schedule.finish(number)
+    # What batch 2 begins at version 0 could not go on in batch 3.
     assert not schedule.may_start()
-    schedule.finish(0)
-    assert schedule.may_start()
+    schedule.consume(0)
+    schedule.update()
+    assert schedule.start() == 2
+    assert [schedule.must_end(2, version) for version in (None, 0, 1, 2)] == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    none = Schedule(AheadOptions(max_staleness=0, over_sampling=1.5), total=9)
+    assert none.start() == 0 and not none.must_end(0, None)
 
 
 def test_it_goes_on_from_a_version() -> None:
@@ -117,7 +130,7 @@ def test_the_first_to_end_and_everyone_that_waited() -> None:
     for seed in range(50):
         order = list(range(8))
         random.Random(seed).shuffle(order)
-        first = FirstToEnd(carried=2, wanted=5, total=8)
+        first = FirstToEnd(must={0, 1}, wanted=5, total=8)
         ended = 0
         while not first.full:
             first.end(order[ended])
@@ -128,7 +141,7 @@ def test_the_first_to_end_and_everyone_that_waited() -> None:
         others = [group for group in order if group > 1]
         assert set(chosen) == {0, 1, *others[:3]}
     with pytest.raises(TrainingError, match="3 groups are under way, 4 are wanted"):
-        FirstToEnd(carried=0, wanted=4, total=3)
+        FirstToEnd(must=set(), wanted=4, total=3)
 
 
 def test_lengths_are_expected_as_they_were() -> None:

@@ -44,7 +44,7 @@ def tail(stream: Any, check: Any = lambda: None, new: int = 10) -> Tail:
 def test_the_unfinished_are_kept_and_go_on(stream) -> None:
     groups = new_groups(prompts(5, 4, 4), 2, lambda row: 100 + row)
     assert [r.seed for g in groups for r in g.responses] == list(range(100, 106))
-    first = FirstToEnd(carried=0, wanted=2, total=3)
+    first = FirstToEnd(must=set(), wanted=2, total=3)
     one = tail(stream)
     one.renew(groups, 0)
     one.gather("0", groups, first, [0, 1, 2])
@@ -57,7 +57,7 @@ def test_the_unfinished_are_kept_and_go_on(stream) -> None:
 
     stream.update_weights({"table": stream.table}, version=2)
     both = [groups[0], *new_groups(prompts(4, 4), 2, lambda row: 200 + row)]
-    first = FirstToEnd(carried=1, wanted=2, total=3)
+    first = FirstToEnd(must={0}, wanted=2, total=3)
     two = tail(stream)
     two.renew(both, 0)
     assert two.counts == {"restarted_responses": 0.0, "continued_responses": 2.0}
@@ -74,10 +74,11 @@ def test_the_unfinished_are_kept_and_go_on(stream) -> None:
 def test_what_would_be_too_old_starts_anew(stream) -> None:
     groups = new_groups(prompts(5, 4), 1, lambda row: row)
     one = tail(stream)
-    one.gather("0", groups, FirstToEnd(carried=0, wanted=1, total=2), [0, 1])
-    one.renew(groups[:1], oldest=1)
-    assert one.counts == {"restarted_responses": 1.0, "continued_responses": 0.0}
-    assert groups[0].responses[0].tokens == []
+    one.gather("0", groups, FirstToEnd(must=set(), wanted=1, total=2), [0, 1])
+    assert groups[0].oldest == 0
+    assert one.renew(groups, oldest=1) == {0, 1}
+    assert one.counts == {"restarted_responses": 2.0, "continued_responses": 0.0}
+    assert groups[0].responses[0].tokens == [] and groups[0].oldest is None
 
 
 def test_nothing_runs_on_when_the_run_has_ended(stream) -> None:
@@ -87,7 +88,7 @@ def test_nothing_runs_on_when_the_run_has_ended(stream) -> None:
     groups = new_groups(prompts(5), 3, lambda row: row)
     with pytest.raises(Closed):
         tail(stream, check).gather(
-            "0", groups, FirstToEnd(carried=0, wanted=1, total=1), [0]
+            "0", groups, FirstToEnd(must=set(), wanted=1, total=1), [0]
         )
     assert stream._running == {}
 
@@ -95,7 +96,7 @@ def test_nothing_runs_on_when_the_run_has_ended(stream) -> None:
 def test_answers_take_the_place_of_a_generator(stream) -> None:
     groups = new_groups(prompts(4, 5), 1, lambda row: row)
     tail(stream, new=4).gather(
-        "0", groups, FirstToEnd(carried=0, wanted=2, total=2), [0, 1]
+        "0", groups, FirstToEnd(must=set(), wanted=2, total=2), [0, 1]
     )
     output = Answered([g.responses[0] for g in groups]).generate(prompts(4, 5))
     assert output["output_ids"].tolist() == [[3, 4, EOS, 0, 0, 0], [3, 5, 5, 5, 5, 5]]
