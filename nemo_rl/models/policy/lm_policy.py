@@ -241,7 +241,7 @@ class Policy(SectionsInUse, PolicyInterface):
             run_config: its configuration; secrets are masked.
         """
         if self.synced is not None:
-            self.synced.guard.report_to(log_dir, run_config)
+            self.synced.report_to(log_dir, run_config)
 
     @contextmanager
     def _changing_weights(self) -> Iterator[None]:

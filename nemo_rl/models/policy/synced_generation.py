@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nemo_rl.backends.refit.digest import DigestObserver
@@ -66,6 +66,7 @@ class SyncedGeneration:
         self._score, self.guard = score, guard
         self._current, self._awake, self._sent = False, True, False
         self._refit: Refit | None = None
+        self._log_dir = Path("logs")
         engines.revive = self._revive
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
@@ -110,6 +111,11 @@ class SyncedGeneration:
             generate=self._answer,
             resync=lambda: self._transfer()[1],
         )
+
+    def report_to(self, log_dir: Path, run_config: Mapping[str, Any]) -> None:
+        """Say where reports of the guard go, and buckets that travel as files."""
+        self._log_dir = Path(log_dir)
+        self.guard.report_to(log_dir, run_config)
 
     def wake(self) -> None:
         """Let the engines have their device."""
@@ -193,7 +199,7 @@ class SyncedGeneration:
             generation.refit,
             transport=transport,
             address=ray_session.address_here(),
-            folder="logs/refit",
+            folder=str(self._log_dir.resolve() / "refit"),
             cast=None if settings.dtype == trained else settings.dtype,
             observer=DigestObserver if self._digests else None,
         )
