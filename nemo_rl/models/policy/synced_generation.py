@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nemo_rl.backends.refit.digest import DigestObserver
 from nemo_rl.backends.refit.held import merge_ranks
