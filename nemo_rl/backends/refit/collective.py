@@ -3,11 +3,15 @@
 Every sending stage is rank 0 of a group with all receivers, so no stage takes part in
 what another sends. The groups are made directly from torch's backends and never become
 a default group: Megatron's and vLLM's stay as they are.
+
+A sender says which bucket it has begun to send, and receivers take part only then:
+gloo cannot be told to stop, so nobody may be inside it while nothing is on its way.
 """
 
 from __future__ import annotations
 
 import datetime
+import time
 from typing import Any
 
 import torch
@@ -19,6 +23,8 @@ from nemo_rl.backends.refit.control import Connection, PeerFailed
 from nemo_rl.utils.exceptions import RefitError
 
 _ROOT = 0
+_LOOK_EVERY_S = 0.002
+"""How often a receiver that is busy asks whether the next bucket is on its way."""
 
 
 def _wire_device(kind: str, device: torch.device) -> torch.device:
@@ -42,7 +48,7 @@ def process_group(connection: Connection, stage: int, rank: int) -> Any:
     store = dist.PrefixStore(f"group/{stage}", connection.store)
     # Waits here have an end of their own, which knows who is waited for. Torch's must
     # come later; that of NCCL's watchdog would end the whole process.
-    wait = datetime.timedelta(seconds=2 * link.timeout_s + 10)
+    wait = datetime.timedelta(seconds=1.25 * link.timeout_s + 2)
     try:
         if link.transport == "nccl":
             options = dist.ProcessGroupNCCL.Options()
@@ -138,6 +144,7 @@ class CollectiveOutlet:
         """See ``stream.Outlet``."""
         broadcast = _Broadcast(self._connection, self._group, bucket)
         self._under_way[bucket.index % 2] = broadcast.start(buffer)
+        self._connection.set(f"sent/{bucket.stage}", str(bucket.index))
 
     def finish(self) -> None:
         """See ``stream.Outlet``."""
@@ -173,22 +180,36 @@ class CollectiveInlet:
         rank = 1 + int(connection.who.rpartition(" ")[2])
         self._group = process_group(connection, stage, rank)
         self._started: dict[int, _Broadcast] = {}
+        self._sent, self._looked = -1, 0.0
 
     def fetch(self, bucket: Bucket) -> Tensor:
         """See ``stream.Inlet``."""
-        self._start(bucket)
+        if bucket.index not in self._started:
+            self._connection.poll(
+                lambda: self._is_sent(bucket), str(bucket), peers=self._peers
+            )
+            self._start(bucket)
         return self._started.pop(bucket.index).wait(self._peers)
 
     def prefetch(self, bucket: Bucket) -> None:
         """See ``stream.Inlet``."""
-        self._start(bucket)
+        now = time.monotonic()
+        if bucket.index in self._started or now - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = now
+        if self._is_sent(bucket):
+            self._start(bucket)
 
     def close(self) -> None:
         """See ``stream.Inlet``."""
         self._started.clear()
 
+    def _is_sent(self, bucket: Bucket) -> bool:
+        if self._sent < bucket.index:
+            self._sent = int(self._connection.peek(f"sent/{bucket.stage}") or -1)
+        return self._sent >= bucket.index
+
     def _start(self, bucket: Bucket) -> None:
-        if bucket.index not in self._started:
-            broadcast = _Broadcast(self._connection, self._group, bucket)
-            broadcast.start(self._pool.take(bucket.nbytes, self._device))
-            self._started[bucket.index] = broadcast
+        broadcast = _Broadcast(self._connection, self._group, bucket)
+        broadcast.start(self._pool.take(bucket.nbytes, self._device))
+        self._started[bucket.index] = broadcast

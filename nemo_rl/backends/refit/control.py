@@ -75,6 +75,8 @@ class ControlStore:
         """Remove what a finished transfer left."""
         for name in participants(link):
             self._store.delete_key(f"{link.group}/{link.serial}/here/{name}")
+        for stage in range(len(link.stages)):
+            self._store.delete_key(f"{link.group}/{link.serial}/sent/{stage}")
         self._store.delete_key(f"{link.group}/{link.serial}/{_PROGRESS}")
 
 
@@ -124,6 +126,12 @@ class Connection:
         with self._reachable():
             return self.store.get(self._key(key)).decode()
 
+    def peek(self, key: str) -> str | None:
+        """As ``get``; None for a key that does not exist."""
+        with self._reachable():
+            full = self._key(key)
+            return self.store.get(full).decode() if self.store.check([full]) else None
+
     def add(self, key: str) -> int:
         """Count one up; the new count."""
         with self._reachable():
@@ -169,7 +177,7 @@ class Connection:
             if now - last_look >= min(_LOOK_EVERY_S, self.link.timeout_s / 4):
                 last_look = now
                 self.raise_if_aborted()
-                text = self._peek(_PROGRESS)
+                text = self.peek(_PROGRESS)
                 if text != seen:
                     seen, moved = text, now
                 if now - moved > self.link.timeout_s:
@@ -207,11 +215,6 @@ class Connection:
 
     def _key(self, key: str) -> str:
         return f"{self.link.serial}/{key}"
-
-    def _peek(self, key: str) -> str | None:
-        with self._reachable():
-            full = self._key(key)
-            return self.store.get(full).decode() if self.store.check([full]) else None
 
     def _late(
         self, what: str, waited: float, progress: str | None, peers: Sequence[str]

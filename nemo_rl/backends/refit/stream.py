@@ -67,7 +67,7 @@ class Inlet(Protocol):
         ...
 
     def prefetch(self, bucket: Bucket) -> None:
-        """The bucket after the one fetched last may be begun with."""
+        """Begin with the bucket after the one fetched last, if that is possible now."""
         ...
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ class StageReceiver:
                 for place, (name, tensor) in enumerate(named):
                     # Whoever reads still had the last tensor of the bucket before when
                     # it asked for the first of this one: a buffer more would be needed.
-                    if place == 1 and following is not None:
+                    if place and following is not None:
                         source.prefetch(following)
                     yield name, tensor.to(self._device)
                     # No name here may keep a bucket's memory.
