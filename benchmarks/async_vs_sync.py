@@ -108,6 +108,8 @@ def recipe(model: Path, folder: Path, staleness: int | None, steps: int) -> Any:
         "generation": {
             "backend": "vllm",
             "max_new_tokens": 5,
+            # Longer than everything else in so small a step.
+            "guard": {"canary_prompts": 0},
             "colocated": {"enabled": False, "resources": {"cpu_workers_per_node": 1}},
         },
     }

@@ -222,7 +222,7 @@ def rollout_mismatch(
         score: the trainer's log-probs.
         rows: at most so many, spread evenly.
         version: of the trainer's weights; tokens that other weights have sampled are
-            left out.
+            left out, and those that come after them in a row.
 
     Returns:
         None where no token is left to compare.
@@ -231,7 +231,9 @@ def rollout_mismatch(
     if "sample_mask" in batch:
         mask = mask * batch["sample_mask"][:, None]
     if version is not None and "token_versions" in batch:
-        mask = mask * (batch["token_versions"] == version)
+        other = (batch["token_versions"] != version) & (mask > 0)
+        # After a token of other weights the cache is theirs, too.
+        mask = mask * (other.cumsum(1) == 0)
     mask[:, 0] = 0
     usable = [row for row, kept in enumerate(mask.bool().any(1).tolist()) if kept]
     if not usable or not rows:
