@@ -31,7 +31,12 @@ from nemo_rl.distributed.worker_shell import (
     sort_key,
 )
 from nemo_rl.utils.env import flag, worker_env
-from nemo_rl.utils.exceptions import NemoRLError, ResourceError, WorkerError
+from nemo_rl.utils.exceptions import (
+    NemoRLError,
+    ResourceError,
+    WorkerDied,
+    WorkerError,
+)
 from nemo_rl.utils.imports import require
 
 if TYPE_CHECKING:
@@ -172,7 +177,7 @@ class RayWorkerGroup:
 
     def _require_alive(self) -> None:
         if not self._shells:
-            raise WorkerError("The worker group has ended; start a new one.")
+            raise WorkerDied("The worker group has ended; start a new one.")
 
     def _number_ranks(self) -> None:
         """Ask each process where it is; sort so that ranks of a node are neighbours."""

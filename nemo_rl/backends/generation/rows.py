@@ -75,13 +75,14 @@ def output_columns(
         output_ids[row, start:end] = torch.tensor(result.token_ids, dtype=torch.int64)
         logprobs[row, start:end] = torch.tensor(result.logprobs)
         versions[row, start:end] = torch.tensor(result.versions, dtype=torch.int64)
+    lengths = torch.tensor(ends, dtype=torch.int64)
     return {
         "output_ids": output_ids,
-        "unpadded_sequence_lengths": torch.tensor(ends),
-        "generation_lengths": torch.tensor(ends) - torch.tensor(starts),
+        "unpadded_sequence_lengths": lengths,
+        "generation_lengths": lengths - torch.tensor(starts, dtype=torch.int64),
         "logprobs": logprobs,
         "truncated": torch.tensor(
-            [result.finish_reason == "length" for result in results]
+            [result.finish_reason == "length" for result in results], dtype=torch.bool
         ),
         "token_versions": versions,
     }

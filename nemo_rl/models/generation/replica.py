@@ -20,12 +20,15 @@ logger = logging.getLogger(__name__)
 MAX_DEATHS = 3
 """Deaths without a response between them after which the run ends."""
 _LISTEN_S = 1.0
+_JOIN_S = 60.0
 
 
 class Replica:
     """One engine: a worker group of one, its open requests and a thread that listens.
 
     A request whose engine dies is sampled again by the next one, from the same seed.
+    The next one gets requests only after ``revived`` has given it the weights; until
+    then new ones are kept with the open ones.
 
     Args:
         number: of this engine.
@@ -33,6 +36,10 @@ class Replica:
         revived: called with the replica after its engine was started anew and before
             its requests are sent again; sends the weights.
         news: notified when a response has ended or an error has come.
+
+    Attributes:
+        error: what ended this engine for good.
+        restarts: how often its process was started anew.
     """
 
     def __init__(
@@ -50,7 +57,11 @@ class Replica:
         self._open: dict[str, GenerationRequest] = {}
         self._ended: dict[str, GenerationResult] = {}
         self._deaths = 0
-        self._closed = self._recovering = False
+        self._closed = False
+        # False from a death until the next engine has the weights and what is open.
+        self._ready = True
+        # Held while a process is replaced; never while waiting for weights.
+        self._replacing = threading.Lock()
         self.group = start()
         self._thread = threading.Thread(
             target=self._listen, name=f"vllm-replica-{number}", daemon=True
@@ -62,57 +73,57 @@ class Replica:
         """Responses under way."""
         return len(self._open)
 
-    def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the engine's worker."""
-        return self.group.run_one(0, method, *args)
-
     @property
     def place(self) -> Place:
         """Where the engine's worker runs: host, process."""
         return self.group.places[0]
 
-    def ensure_alive(self) -> None:
-        """Wait until the engine runs; start it anew if it died unnoticed.
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the engine's worker.
 
-        Whoever calls this sends it the weights afterwards.
+        Raises:
+            WorkerDied: its process, or the engine in it, is gone.
+            NemoRLError: what the method raised; the engine goes on.
+        """
+        return self._ask(self.group, method, *args)
+
+    def ensure_alive(self) -> None:
+        """Start the engine anew if it has died; whoever calls this sends it weights.
 
         Raises:
             NemoRLError: what ended the engine for good.
         """
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: not self._recovering or self.error)
-                if self.error is not None:
-                    raise self.error
-                group = self.group
-            try:
-                group.run_one(0, "ping")
-                return
-            except WorkerError as error:
-                with self._news:
-                    if self._open or self.group is not group:
-                        # The listener sees to it; look again when it has.
-                        self._news.wait(_LISTEN_S)
-                        continue
-                    self._recovering = True
-                self._restart(error)
-                with self._news:
-                    self._recovering = False
-                    self._news.notify_all()
+        if self.error is not None:
+            raise self.error
+        group = self.group
+        try:
+            self._ask(group, "ping")
+        except WorkerDied as death:
+            self._replace(group, death)
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Start responses; the engine's death meanwhile is the listener's matter."""
+        """Start responses; the engine's death meanwhile is the listener's matter.
+
+        Raises:
+            NemoRLError: the engine refuses one of them, and has started none.
+        """
         with self._news:
+            if self.error is not None:
+                raise self.error
             self._open |= {request.id: request for request in requests}
             self._news.notify_all()
-            if self._recovering:
-                return  # what is open is sent to the next engine
+            if not self._ready:
+                return
             group = self.group
         try:
-            group.run_one(0, "submit", list(requests))
-        except WorkerError as error:
-            if group is self.group and not isinstance(error, WorkerDied):
-                raise
+            self._ask(group, "submit", list(requests))
+        except WorkerDied:
+            return
+        except NemoRLError:
+            with self._news:
+                for request in requests:
+                    self._open.pop(request.id, None)
+            raise
 
     def take(self, ids: Iterable[str]) -> list[GenerationResult]:
         """Those of the responses that have ended, each once. Call it holding ``news``.
@@ -125,18 +136,32 @@ class Replica:
         return [self._ended.pop(name) for name in ids if name in self._ended]
 
     def abort(self, ids: Sequence[str]) -> list[GenerationResult]:
-        """End responses; what each has, or had when it ended."""
-        mine = [name for name in ids if name in self._open]
-        partial = {result.id: result for result in self.call("abort", mine)}
+        """End responses; what each has, or had when it ended.
+
+        Those whose engine is gone have nothing.
+        """
         with self._news:
-            for name in mine:
-                if name in partial:
-                    self._open.pop(name, None)
+            mine = [name for name in dict.fromkeys(ids) if name in self._open]
+            group = self.group if self._ready else None
+        partial: dict[str, GenerationResult] = {}
+        if mine and group is not None:
+            try:
+                found = self._ask(group, "abort", mine)
+                partial = {result.id: result for result in found}
+            except WorkerDied:
+                group = None
+        with self._news:
+            if group is None:
+                partial = {name: _lost(name) for name in mine if name in self._open}
+            for name in partial:
+                self._open.pop(name, None)
             # What had ended before the abort comes by the listener.
             late = [name for name in mine if name not in partial]
             self._news.wait_for(
                 lambda: (
-                    all(name in self._ended for name in late) or self.error is not None
+                    all(name in self._ended for name in late)
+                    or self.error is not None
+                    or self._closed
                 )
             )
             return [*partial.values(), *self.take(ids)]
@@ -147,58 +172,118 @@ class Replica:
             self._closed = True
             self._news.notify_all()
         self.group.shutdown()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=_JOIN_S)
+
+    def _ask(self, group: RayWorkerGroup, method: str, *args: Any) -> Any:
+        try:
+            done, answer = group.run_one(0, "attempt", method, *args)
+        except WorkerDied:
+            raise
+        except WorkerError as error:  # its process cannot be used any more
+            raise WorkerDied(str(error)) from error
+        if done:
+            return answer
+        answer.args = (f"generation engine {self.number}: {answer}", *answer.args[1:])
+        raise answer
 
     def _listen(self) -> None:
         while True:
             with self._news:
                 self._news.wait_for(
-                    lambda: (self._open and not self._recovering) or self._closed
+                    lambda: self._open or self._closed or not self._ready
                 )
                 if self._closed:
                     return
-                group = self.group
+                group, ready = self.group, self._ready
             try:
-                found = group.run_one(0, "collect", _LISTEN_S)
+                if ready:
+                    self._keep(self._ask(group, "collect", _LISTEN_S))
+                else:
+                    self._hand_over(group)
             except NemoRLError as error:
-                if self._closed:
+                if not self._survives(group, error):
                     return
-                self._recover(error)
-                if self.error is not None:
-                    return
-                continue
-            with self._news:
-                for result in found:
-                    if self._open.pop(result.id, None) is not None:
-                        self._ended[result.id] = result
-                if found:
-                    self._deaths = 0
-                    self._news.notify_all()
 
-    def _recover(self, error: NemoRLError) -> None:
-        """Start the engine anew and send it what is open; or keep the error."""
+    def _keep(self, results: Sequence[GenerationResult]) -> None:
         with self._news:
-            self._recovering = True
-        if not self._restart(error):
-            return
-        try:
-            self._revived(self)
-            with self._news:
-                again = list(self._open.values())
-                self._recovering = False
+            for result in results:
+                if self._open.pop(result.id, None) is not None:
+                    self._ended[result.id] = result
+            if results:
+                self._deaths = 0
                 self._news.notify_all()
-            self.group.run_one(0, "submit", again)
-        except WorkerDied as another:
-            self._recover(another)
-        except NemoRLError as another:
-            self._give_up(another)
 
-    def _restart(self, error: NemoRLError) -> bool:
-        """Start the engine's process anew; False if it makes no sense to."""
-        self._deaths += 1
-        if not isinstance(error, WorkerDied) or self._deaths > MAX_DEATHS:
-            self._give_up(error)
+    def _hand_over(self, group: RayWorkerGroup) -> None:
+        """Give an engine that was started anew the weights and all open requests."""
+        self._revived(self)
+        with self._news:
+            again = list(self._open.values())
+            # From now on new requests go to it by themselves.
+            self._ready = True
+        if again:
+            self._ask(group, "submit", again)
+
+    def _survives(self, group: RayWorkerGroup, error: NemoRLError) -> bool:
+        """Replace an engine that died; False where this is the end."""
+        if self._closed:
             return False
+        try:
+            if not isinstance(error, WorkerDied) or self._answers(group):
+                raise error
+            self._replace(group, error)
+        except NemoRLError as last:
+            with self._news:
+                self.error = last
+                self._news.notify_all()
+            return False
+        return True
+
+    def _answers(self, group: RayWorkerGroup) -> bool:
+        """Whether it is alive: another worker died, one that sends weights."""
+        try:
+            self._ask(group, "ping")
+        except NemoRLError:
+            return False
+        return True
+
+    def _replace(self, group: RayWorkerGroup, death: NemoRLError) -> None:
+        """Start the engine anew, unless somebody has done so already.
+
+        Raises:
+            WorkerError: it died too often.
+            NemoRLError: it could not be started.
+        """
+        with self._replacing:
+            if self.group is not group:
+                return
+            with self._news:
+                self._ready = False
+            group.shutdown()
+            fresh = None
+            while fresh is None and not self._closed:
+                self._count(death)
+                try:
+                    fresh = self._start()
+                except WorkerDied as another:
+                    death = another
+            if fresh is None:
+                return
+            with self._news:
+                self.group = fresh
+                self.restarts += 1
+                self._news.notify_all()
+        if self._closed:
+            fresh.shutdown()
+
+    def _count(self, death: NemoRLError) -> None:
+        self._deaths += 1
+        if self._deaths > MAX_DEATHS:
+            raise WorkerError(
+                f"generation engine {self.number} died {self._deaths} times and "
+                "finished no response between. If it was out of memory, lower "
+                "policy.generation.vllm_cfg.gpu_memory_utilization or "
+                f"policy.max_total_sequence_length. The last time: {death}"
+            ) from death
         logger.warning(
             "generation engine %d died and is started again (%d of %d); its %d "
             "responses are sampled anew. %s",
@@ -206,21 +291,11 @@ class Replica:
             self._deaths,
             MAX_DEATHS,
             len(self._open),
-            str(error).splitlines()[0],
+            str(death).splitlines()[0],
         )
-        self.group.shutdown()
-        try:
-            group = self._start()
-        except NemoRLError as another:
-            self._give_up(another)
-            return False
-        with self._news:
-            self.group = group
-            self.restarts += 1
-            self._news.notify_all()
-        return True
 
-    def _give_up(self, error: NemoRLError) -> None:
-        with self._news:
-            self.error, self._recovering = error, False
-            self._news.notify_all()
+
+def _lost(name: str) -> GenerationResult:
+    return GenerationResult(
+        id=name, token_ids=[], logprobs=[], versions=[], finish_reason="abort"
+    )

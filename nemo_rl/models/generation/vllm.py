@@ -19,6 +19,7 @@ import torch
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
 from nemo_rl.backends.generation.rows import output_columns, row_requests
+from nemo_rl.backends.generation.vllm.requests import check_request, duplicates
 from nemo_rl.backends.generation.vllm.settings import VllmSettings, process_variables
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerOptions
@@ -30,6 +31,7 @@ from nemo_rl.models.generation.replica import Replica
 from nemo_rl.models.generation.vllm_config import VllmConfig, settings_of
 from nemo_rl.models.generation.vllm_worker import EngineWorker, VllmGenerationWorker
 from nemo_rl.utils.exceptions import ConfigurationError, TrainingError
+from nemo_rl.utils.seeding import derive_seed
 
 __all__ = ["VllmConfig", "VllmGeneration", "VllmGenerationWorker"]
 
@@ -73,6 +75,7 @@ class VllmGeneration(GenerationInterface):
         self.revive: Callable[[Replica], None] | None = None
         self._news = threading.Condition()
         self._names = itertools.count()
+        self._updated = False
         self._holder: dict[str, Replica] = {}
         slots = _slots(cluster, self.settings)
         cluster.placement_group()  # reserved once, before the engines start together
@@ -102,7 +105,7 @@ class VllmGeneration(GenerationInterface):
             data: ``input_ids`` [B, S] right-padded with ``input_lengths`` [B] or
                 ``attention_mask``; ``sampling_seed`` [B] and ``stop_strings`` if any.
             greedy: take the likeliest token.
-            n: responses per row, in a row of the output each; seeds follow the row's.
+            n: responses per row, in a row of the output each, from seeds of their own.
 
         Returns:
             ``output_ids``, ``generation_lengths``, ``unpadded_sequence_lengths``,
@@ -113,9 +116,11 @@ class VllmGeneration(GenerationInterface):
         if "stop_strings" in data:
             prompts["stop_strings"] = data["stop_strings"]
         if n > 1:
+            seeds = prompts["sampling_seed"].tolist()
             prompts = prompts.repeat_interleave(n)
-            copies = torch.arange(prompts.size) % n
-            prompts["sampling_seed"] = prompts["sampling_seed"] + copies
+            prompts["sampling_seed"] = torch.tensor(
+                [derive_seed(seed, "copy", k) if k else seed for seed in seeds for k in range(n)]
+            )
         requests = row_requests(
             prompts,
             max_new_tokens=self.settings.max_new_tokens,
@@ -134,7 +139,14 @@ class VllmGeneration(GenerationInterface):
         return output
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """See ``GenerationStream``. Responses to one prompt go to one engine."""
+        """See ``GenerationStream``. Responses to one prompt go to one engine.
+
+        Raises:
+            ConfigurationError: a request cannot be answered; none was started.
+        """
+        duplicates(requests, self._holder)
+        for request in requests:
+            check_request(request, self.settings)
         shares: dict[int, list[GenerationRequest]] = {}
         loads = [replica.load for replica in self.replicas]
         fair = -(-(sum(loads) + len(requests)) // len(loads))
@@ -182,6 +194,7 @@ class VllmGeneration(GenerationInterface):
 
     def update_weights(self, weights: Mapping[str, Any], version: int = 1) -> None:
         """Take new weights: Hugging Face names to full tensors, all of them."""
+        self._updated = True
         self.call_all("update_weights", dict(weights), version)
 
     def call_all(self, method: str, *args: Any) -> list[Any]:
@@ -218,7 +231,7 @@ class VllmGeneration(GenerationInterface):
     def _revived(self, replica: Replica) -> None:
         if self.revive is not None:
             self.revive(replica)
-        elif self.settings.load_format == "dummy":
+        elif self._updated or self.settings.load_format == "dummy":
             raise TrainingError(
                 f"generation engine {replica.number} died, and nobody can send its "
                 "successor the weights; start again."

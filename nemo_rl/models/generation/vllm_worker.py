@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from nemo_rl.backends.generation.vllm.backend import VLLMBackend
 from nemo_rl.backends.generation.vllm.settings import VllmSettings
 from nemo_rl.distributed.rank import RankInfo
 from nemo_rl.models.generation.vllm_config import settings_of
+from nemo_rl.utils.exceptions import NemoRLError, TrainingError
 
 
 class VllmGenerationWorker:
@@ -84,8 +86,8 @@ class VllmGenerationWorker:
         return self.backend.generate(prompts, params)
 
     def ping(self) -> int:
-        """The version of the weights."""
-        return self.backend.version
+        """The version of the weights; see ``VLLMBackend.ping``."""
+        return self.backend.ping()
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
         """See ``VLLMBackend.submit``."""
@@ -134,3 +136,20 @@ class EngineWorker(VllmGenerationWorker):
     def __init__(self, rank_info: RankInfo, settings: VllmSettings) -> None:
         del rank_info
         super().__init__(settings.model, settings=settings)
+
+    def attempt(self, method: str, *args: Any) -> tuple[bool, Any]:
+        """Call a method; (True, its result), or (False, the error).
+
+        A worker group ends with the first error that it sees, and an engine goes on
+        after most.
+        """
+        try:
+            return True, getattr(self, method)(*args)
+        except NemoRLError as error:
+            return False, error
+        except Exception as error:  # noqa: BLE001 - handed back, see above
+            tail = "".join(traceback.format_exc().splitlines(keepends=True)[-12:])
+            return False, TrainingError(
+                f"{method}() failed: {type(error).__name__}: {error}\n"
+                f"Last lines of its traceback:\n{tail}"
+            )

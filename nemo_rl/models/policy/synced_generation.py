@@ -25,7 +25,7 @@ from nemo_rl.models.policy.engines import EngineReceivers
 from nemo_rl.models.policy.guard import Guard, GuardOutcome
 from nemo_rl.models.policy.guard_findings import Transferred
 from nemo_rl.models.policy.refit import Refit, RefitReport, choose_transport
-from nemo_rl.utils.exceptions import ConsistencyError
+from nemo_rl.utils.exceptions import ConsistencyError, RefitError, WorkerDied
 
 _GUARD = "guard.json"
 
@@ -150,10 +150,25 @@ class SyncedGeneration:
         return self.engines.generate(prompts, greedy=False)
 
     def _transfer(self) -> tuple[RefitReport, Transferred | None]:
-        """Send all engines the weights; digests of what was sent and what they hold."""
-        # One that comes back waits for the weights: it must not be waited for later.
+        """Send all engines the weights; digests of what was sent and what they hold.
+
+        If one of them dies over it, they are sent again to all.
+        """
+        while True:
+            lives = self._lives()
+            try:
+                return self._transfer_once()
+            except (RefitError, WorkerDied):
+                if self._lives() == lives:
+                    raise
+
+    def _lives(self) -> list[int]:
+        """How often each engine was started anew, all of them alive."""
         for replica in self.engines.replicas:
             replica.ensure_alive()
+        return [replica.restarts for replica in self.engines.replicas]
+
+    def _transfer_once(self) -> tuple[RefitReport, Transferred | None]:
         with self._weights:
             if self._refit is None:
                 self._refit = self._refit_to(self.engines.replicas)

@@ -6,6 +6,7 @@ engine's processes (tensor and pipeline parallel) are vLLM's own children.
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import sys
 import tempfile
@@ -21,11 +22,8 @@ from nemo_rl.backends.generation.base import (
     SamplingParams,
 )
 from nemo_rl.backends.generation.rows import output_columns, row_requests
-from nemo_rl.backends.generation.vllm.settings import (
-    VllmSettings,
-    engine_arguments,
-    process_variables,
-)
+from nemo_rl.backends.generation.vllm.requests import check_request
+from nemo_rl.backends.generation.vllm.settings import VllmSettings, process_variables
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import ConfigurationError, TrainingError
 from nemo_rl.utils.imports import require
@@ -51,6 +49,7 @@ class VLLMBackend:
             ConfigurationError: vLLM is not there, or refuses the model or a setting.
         """
         self.settings = config
+        self._batches = itertools.count()
         if "vllm" not in sys.modules:
             given = env.inherited()
             variables = process_variables(config)
@@ -58,7 +57,7 @@ class VLLMBackend:
         require("vllm", instead="set policy.generation.backend to 'megatron'")
         self._engine: Any = _start(config)
         if config.scales_logits:
-            found = self._rpc("nemo_rl_divide_logits", config.temperature)
+            found = self._engine.rpc("nemo_rl_divide_logits", config.temperature)
             if not all(found):
                 self.shutdown()
                 raise ConfigurationError(
@@ -73,17 +72,39 @@ class VLLMBackend:
         """Of the weights; -1 while they are random."""
         return self._engine.version
 
+    def ping(self) -> int:
+        """The version, if the engine is alive.
+
+        Raises:
+            WorkerDied: it is not.
+        """
+        self._engine.check()
+        return self.version
+
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Start responses; returns at once."""
+        """Start responses; returns at once.
+
+        Raises:
+            ConfigurationError: a request cannot be answered; none was started.
+            TrainingError: the weights are random, or an id runs already.
+        """
         self._require_weights()
+        for request in requests:
+            check_request(request, self.settings)
         self._engine.submit(requests)
 
     def collect(self, timeout_s: float) -> list[GenerationResult]:
-        """Those that have ended since the last call; waits for one at most so long."""
+        """Those that have ended since the last call; waits for one at most so long.
+
+        Not to be called beside ``generate``, which collects too.
+
+        Raises:
+            WorkerDied: the engine has ended.
+        """
         return self._engine.collect(timeout_s)
 
     def abort(self, ids: Sequence[str]) -> list[GenerationResult]:
-        """End responses; what each has so far."""
+        """End responses; what each has so far. Those that have ended are left out."""
         return self._engine.abort(ids)
 
     def generate(
@@ -109,6 +130,7 @@ class VLLMBackend:
                 sampling_params.max_total_length, self.settings.max_model_len
             ),
             greedy=temperature == 0.0,
+            prefix=f"{next(self._batches)}/",
         )
         self.submit(requests)
         found: dict[str, GenerationResult] = {}
@@ -130,9 +152,12 @@ class VLLMBackend:
         Returns:
             A report of every process.
         """
-        arguments = pickle.dumps(link), first_index
-        return self._update(
-            "nemo_rl_receive", *arguments, version=version, recompute=recompute
+        return self._engine.update(
+            "nemo_rl_receive",
+            pickle.dumps(link),
+            first_index,
+            version=version,
+            recompute=recompute,
         )
 
     def update_weights(self, state_dict: Mapping[str, Any], version: int = 1) -> None:
@@ -145,44 +170,26 @@ class VLLMBackend:
         }
         with tempfile.TemporaryDirectory(prefix="nemo_rl-weights-") as folder:
             save_file(tensors, f"{folder}/model.safetensors")
-            self._update("nemo_rl_load_files", folder, version=version)
+            self._engine.update("nemo_rl_load_files", folder, version=version)
 
     def held(self, specs: Sequence[Any]) -> list[Any]:
         """``RankWeights`` of each process: what it holds of the tensors of a plan."""
-        found = self._rpc("nemo_rl_held", pickle.dumps(list(specs)))
+        found = self._engine.rpc("nemo_rl_held", pickle.dumps(list(specs)))
         return [pickle.loads(part) for part in found]
 
     def sleep(self) -> None:
         """Free the GPU: weights to the host's memory, the cache forgotten."""
         if self.settings.use_gpu and self.settings.colocated:
-            self._engine.call(lambda engine: engine.sleep(level=1))
+            self._engine.sleep()
 
     def wake(self, tags: list[str] | None = None) -> None:
         """Take the GPU back: "weights" before a refit, "kv_cache" after it."""
         if self.settings.use_gpu and self.settings.colocated:
-            self._engine.call(lambda engine: engine.wake_up(tags))
+            self._engine.wake(tags)
 
     def shutdown(self) -> None:
         """End the engine and its processes."""
         self._engine.close()
-
-    def _update(
-        self, method: str, *arguments: Any, version: int, recompute: bool = False
-    ) -> list[Any]:
-        def update(engine: Any) -> list[Any]:
-            reports = engine.collective_rpc(method, args=arguments)
-            # False while responses run that go on with their old cache; what begins
-            # later has a salt of its own.
-            engine.reset_prefix_cache(reset_running_requests=recompute)
-            self._engine.version = version
-            return reports
-
-        return self._engine.call(update)
-
-    def _rpc(self, method: str, *arguments: Any) -> list[Any]:
-        return self._engine.call(
-            lambda engine: engine.collective_rpc(method, args=arguments)
-        )
 
     def _require_weights(self) -> None:
         if self._engine.version < 0:
@@ -194,22 +201,8 @@ class VLLMBackend:
 
 
 def _start(settings: VllmSettings) -> Any:
-    from nemo_rl.backends.generation.vllm.engine_loop import EngineLoop
-
-    def make() -> Any:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-
-        return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(settings)))
-
     if settings.async_engine:
-        from nemo_rl.backends.generation.vllm.async_engine import AsyncEngine
-
-        return AsyncEngine(settings)
-    try:
-        return EngineLoop(make, settings)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"vLLM refuses the model {settings.model} or a setting of "
-            f"policy.generation.vllm_cfg or vllm_kwargs: {error}"
-        ) from error
+        from nemo_rl.backends.generation.vllm.async_engine import AsyncEngine as Engine
+    else:
+        from nemo_rl.backends.generation.vllm.engine_loop import EngineLoop as Engine
+    return Engine(settings)

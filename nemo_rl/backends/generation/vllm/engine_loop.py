@@ -14,114 +14,190 @@ from concurrent.futures import Future
 from typing import Any
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
+from nemo_rl.backends.generation.vllm.engine_config import engine_config
 from nemo_rl.backends.generation.vllm.requests import (
+    Outbox,
     Running,
+    duplicates,
+    ended_before,
     prompt_of,
+    reason_of,
     sampling_arguments,
 )
 from nemo_rl.backends.generation.vllm.settings import VllmSettings
+from nemo_rl.utils.exceptions import WorkerDied
+
+_JOIN_S = 30.0
 
 
 class EngineLoop:
     """Runs an engine until ``close``.
 
     Args:
-        make_engine: makes vLLM's LLMEngine; called in the loop's thread.
-        settings: how responses are sampled.
+        settings: of the engine, and how responses are sampled.
+        make_engine: makes vLLM's LLMEngine of them; called in the loop's thread.
+
+    Attributes:
+        version: of the weights; -1 while they are random.
 
     Raises:
         Exception: what ``make_engine`` raised.
     """
 
-    def __init__(self, make_engine: Callable[[], Any], settings: VllmSettings) -> None:
+    def __init__(
+        self,
+        settings: VllmSettings,
+        make_engine: Callable[[VllmSettings], Any] | None = None,
+    ) -> None:
         self.settings = settings
         self.version = -1 if settings.load_format == "dummy" else 0
         self._commands: queue.SimpleQueue[
             tuple[Callable[[Any], Any], Future] | None
         ] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._failure: Exception | None = None
+        self._outbox = Outbox()
         self._running: dict[str, Running] = {}
-        self._finished: list[GenerationResult] = []
-        self._news = threading.Condition()
-        self._failure: BaseException | None = None
+        self._epoch = 0
+        # No step while the weights are half replaced or the memory is given away.
+        self._whole, self._awake = True, True
         self._started: Future = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(make_engine,), name="vllm-engine", daemon=True
+            target=self._run, args=(make_engine or _make,), name="vllm-engine", daemon=True
         )
         self._thread.start()
         self._started.result()
 
     def submit(self, requests: Sequence[GenerationRequest]) -> None:
-        """Start responses, all before the next step."""
+        """Start responses, all before the next step.
 
-        def add(engine: Any) -> None:
-            for request in requests:
-                self._add(engine, request)
-
-        self.call(add)
+        Raises:
+            TrainingError: an id is that of a response that runs.
+        """
+        self._call(lambda engine: self._add_all(engine, requests))
 
     def collect(self, timeout_s: float) -> list[GenerationResult]:
         """Responses that have ended since the last call; waits for one at most so long.
 
         Raises:
-            Exception: what ended the engine.
+            WorkerDied: the engine has ended.
         """
-        with self._news:
-            self._news.wait_for(
-                lambda: self._finished or self._failure is not None, timeout_s
-            )
-            if self._failure is not None:
-                raise self._failure
-            found, self._finished = self._finished, []
-        return found
+        return self._outbox.take(timeout_s)
+
+    def check(self) -> None:
+        """Raise if the engine has ended.
+
+        Raises:
+            WorkerDied: it has; says why.
+        """
+        self._outbox.check()
 
     def abort(self, ids: Sequence[str]) -> list[GenerationResult]:
         """End responses; what each has so far. Those that have ended are left out."""
 
         def end(engine: Any) -> list[GenerationResult]:
-            known = [name for name in ids if name in self._running]
+            known = [name for name in dict.fromkeys(ids) if name in self._running]
             engine.abort_request(known, internal=False)
             return [self._running.pop(name).result("abort") for name in known]
 
-        return self.call(end)
+        return self._call(end)
 
-    def call(self, function: Callable[[Any], Any]) -> Any:
+    def rpc(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every process of the engine between two steps."""
+        return self._call(lambda engine: engine.collective_rpc(method, args=arguments))
+
+    def update(
+        self, method: str, *arguments: Any, version: int, recompute: bool = False
+    ) -> list[Any]:
+        """As ``rpc``, with a method that replaces the weights.
+
+        Responses that have tokens go on with their old cache unless ``recompute``;
+        those that have none begin anew. If it fails, nothing is sampled until another
+        update has succeeded.
+
+        Args:
+            method: of ``WorkerExtension``.
+            *arguments: its arguments.
+            version: of the weights, from now on part of every token.
+            recompute: compute the cache of running responses anew.
+        """
+
+        def replace(engine: Any) -> list[Any]:
+            self._drain(engine)
+            self._whole = False
+            reports = engine.collective_rpc(method, args=arguments)
+            # Without effect while responses run; what begins later has another salt.
+            engine.reset_prefix_cache(reset_running_requests=recompute)
+            self.version, self._whole = version, True
+            self._epoch += 1
+            self._begin_anew(engine)
+            return reports
+
+        return self._call(replace)
+
+    def sleep(self) -> None:
+        """Free the GPU; responses that run are kept, and go on after ``wake``."""
+
+        def rest(engine: Any) -> None:
+            self._drain(engine)
+            self._awake = False
+            engine.sleep(level=1, mode="keep")
+
+        self._call(rest)
+
+    def wake(self, tags: list[str] | None = None) -> None:
+        """Take the GPU back, or the part of it that is named."""
+
+        def rise(engine: Any) -> None:
+            engine.wake_up(tags)
+            self._awake = not engine.is_sleeping()
+
+        self._call(rise)
+
+    def close(self) -> None:
+        """End the thread after the step that runs; the engine goes with it."""
+        self._commands.put(None)
+        self._thread.join(timeout=_JOIN_S)
+
+    def _call(self, function: Callable[[Any], Any]) -> Any:
         """Run ``function(engine)`` in the loop's thread between two steps.
 
         Raises:
             Exception: what it raised; the engine goes on.
         """
-        if self._failure is not None:
-            raise self._failure
         answer: Future = Future()
-        self._commands.put((function, answer))
+        with self._gate:
+            if self._failure is not None:
+                raise self._failure
+            self._commands.put((function, answer))
         return answer.result()
 
-    def close(self) -> None:
-        """End the thread after the step that runs; the engine goes with it."""
-        self._commands.put(None)
-        self._thread.join(timeout=30)
-
-    def _run(self, make_engine: Callable[[], Any]) -> None:
+    def _run(self, make_engine: Callable[[VllmSettings], Any]) -> None:
         try:
-            engine = make_engine()
-        except BaseException as error:
+            engine = make_engine(self.settings)
+        except BaseException as error:  # noqa: BLE001 - raised where it was asked for
             self._started.set_exception(error)
-            raise
+            return
         self._started.set_result(None)
+        ended = WorkerDied("the engine was shut down")
         try:
             while self._obey(engine):
                 self._step(engine)
-        except BaseException as error:  # whoever waits is told, in his own thread
-            self._fail(error)
-            raise
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            ended = WorkerDied(
+                f"vLLM's engine ended by an error: {type(error).__name__}: {error}"
+            )
+            ended.__cause__ = error
         finally:
-            self._shut(engine)
+            self._end(ended)
+            engine.engine_core.shutdown()
 
     def _obey(self, engine: Any) -> bool:
-        """Run waiting commands; wait for one while nothing runs. False: the end."""
+        """Run waiting commands; wait for one while nothing can run. False: the end."""
         while True:
+            idle = not (self._running and self._whole and self._awake)
             try:
-                command = self._commands.get(block=not self._running)
+                command = self._commands.get(block=idle)
             except queue.Empty:
                 return True
             if command is None:
@@ -132,6 +208,23 @@ class EngineLoop:
             except Exception as error:  # noqa: BLE001 - raised where it was asked for
                 answer.set_exception(error)
 
+    def _add_all(self, engine: Any, requests: Sequence[GenerationRequest]) -> None:
+        duplicates(requests, self._running)
+        added: list[str] = []
+        try:
+            for request in requests:
+                reason = ended_before(request, self.settings)
+                if reason is not None:
+                    self._outbox.put([Running(request).result(reason)])
+                    continue
+                self._add(engine, request)
+                added.append(request.id)
+        except BaseException:
+            engine.abort_request(added, internal=False)
+            for name in added:
+                del self._running[name]
+            raise
+
     def _add(self, engine: Any, request: GenerationRequest) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -140,8 +233,25 @@ class EngineLoop:
             **sampling_arguments(request, self.settings),
             output_kind=RequestOutputKind.DELTA,
         )
-        engine.add_request(request.id, prompt_of(request, self.version), params)
+        engine.add_request(request.id, prompt_of(request, self._epoch), params)
         self._running[request.id] = Running(request)
+
+    def _begin_anew(self, engine: Any) -> None:
+        """Start those again that have no token: all of them is of the new weights."""
+        fresh = [run.request for run in self._running.values() if not run.token_ids]
+        engine.abort_request([request.id for request in fresh], internal=False)
+        for request in fresh:
+            self._add(engine, request)
+
+    def _drain(self, engine: Any) -> None:
+        """Let steps end that overlap, as they do with pipeline parallelism."""
+        core = engine.engine_core.engine_core
+        if not core.batch_queue:
+            return
+        core.pause_scheduler("keep", clear_cache=False)
+        while core.batch_queue:
+            self._step(engine)
+        core.resume_scheduler()
 
     def _step(self, engine: Any) -> None:
         ended = []
@@ -152,23 +262,30 @@ class EngineLoop:
             [completion] = output.outputs
             running.extend(completion, self.version)
             if output.finished:
-                reason = "length" if completion.finish_reason == "length" else "stop"
-                ended.append(self._running.pop(output.request_id).result(reason))
+                del self._running[output.request_id]
+                ended.append(running.result(reason_of(output)))
         if ended:
-            with self._news:
-                self._finished += ended
-                self._news.notify_all()
+            self._outbox.put(ended)
 
-    def _fail(self, error: BaseException) -> None:
-        with self._news:
-            self._failure = error
-            self._news.notify_all()
-        while not self._commands.empty():
-            command = self._commands.get()
-            if command is not None:
-                command[1].set_exception(error)
+    def _end(self, failure: Exception) -> None:
+        self._outbox.fail(failure)
+        with self._gate:
+            self._failure = failure
+            while not self._commands.empty():
+                command = self._commands.get()
+                if command is not None:
+                    command[1].set_exception(failure)
 
-    def _shut(self, engine: Any) -> None:
-        shutdown = getattr(engine.engine_core, "shutdown", None)
-        if shutdown is not None:
-            shutdown()
+
+def _make(settings: VllmSettings) -> Any:
+    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.executor import Executor
+
+    config = engine_config(settings)
+    return LLMEngine(
+        vllm_config=config,
+        executor_class=Executor.get_class(config),
+        log_stats=False,
+        # Whatever the process's variables say: two steps must not pass unseen.
+        multiprocess_mode=False,
+    )

@@ -11,12 +11,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.model_executor.model_loader.reload.layerwise import (
+    finalize_layerwise_reload,
+    get_layerwise_info,
+    initialize_layerwise_reload,
+)
 from vllm.platforms import current_platform
 
 from nemo_rl.backends.generation.vllm import cpu_weights, held
 from nemo_rl.backends.refit.base import open_receiver
+from nemo_rl.utils.exceptions import RefitError
 
 if current_platform.is_cpu():
     cpu_weights.keep_readable()
@@ -47,7 +53,11 @@ class WorkerExtension:
         return receiver.stats.as_dict()
 
     def nemo_rl_load_files(self, folder: str) -> int:
-        """Replace the weights by those of a folder's safetensors files; how many."""
+        """Replace the weights by those of a folder's safetensors files; how many.
+
+        Raises:
+            RefitError: parameters of the engine are in none of them.
+        """
         return self._load(_tensors_of(folder, str(self.device)))
 
     def nemo_rl_held(self, specs: bytes) -> bytes:
@@ -67,10 +77,37 @@ class WorkerExtension:
         return len(found)
 
     def _load(self, weights: Iterable[tuple[str, Tensor]]) -> int:
-        counted = _Counted(weights)
-        self.model_runner.reload_weights(weights_iterator=iter(counted))
-        cpu_weights.repack_tied(self.model_runner.model)
+        """Load all weights, or raise with no layer in between two states."""
+        model, config = self.model_runner.model, self.model_runner.model_config
+        counted, wanted = _Counted(weights), {n for n, _ in model.named_parameters()}
+        initialize_layerwise_reload(model)
+        try:
+            loaded = model.load_weights(iter(counted))
+        except BaseException:
+            _forget_parts(model)
+            raise
+        finally:
+            finalize_layerwise_reload(model, config)
+            cpu_weights.repack_tied(model)
+        if loaded is not None and (missing := sorted(wanted - loaded)):
+            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+            raise RefitError(
+                f"{counted.number} tensors were sent, and none of them goes into "
+                f"{', '.join(missing[:3])}{more}: send all weights of the model, under "
+                "their Hugging Face names."
+            )
         return counted.number
+
+
+def _forget_parts(model: nn.Module) -> None:
+    """Drop what layers have got so far that are not complete; they stay as they were.
+
+    vLLM would build them of it and of memory that nobody wrote, and would count what
+    is sent the next time on top.
+    """
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        info.load_numel, info.loaded_weights = 0, []
 
 
 class _Counted:

@@ -9,8 +9,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from nemo_rl.utils.exceptions import ConfigurationError
+
 EXTENSION = "nemo_rl.backends.generation.vllm.extension.WorkerExtension"
 """Mixed into vLLM's own worker class in every process of an engine."""
+
+_SECTION = "policy.generation.vllm_cfg"
+_SET_ELSEWHERE = {
+    "model": "policy.model_name",
+    "dtype": f"{_SECTION}.precision",
+    "max_model_len": "policy.max_total_sequence_length",
+    "tensor_parallel_size": f"{_SECTION}.tensor_parallel_size",
+    "pipeline_parallel_size": f"{_SECTION}.pipeline_parallel_size",
+    "data_parallel_size": "the cluster's places: there is one engine per so many",
+    "load_format": f"{_SECTION}.load_format",
+    "skip_tokenizer_init": f"{_SECTION}.skip_tokenizer_init",
+    "hf_overrides": f"{_SECTION}.hf_overrides",
+    "seed": "the run's seed",
+    "logprobs_mode": None,
+    "worker_extension_cls": None,
+    "async_scheduling": None,
+    "generation_config": None,
+}
+"""Arguments that ``more`` may not have -> what decides them; None: never another."""
+_LEAST_TEMPERATURE = 0.01
+"""vLLM raises lower ones to this without a word; log-probs would be wrong."""
 
 _CPU_CACHE_ROWS = 64
 _CPU_CACHE_BOUNDS = (64 * 2**20, 4 * 2**30)
@@ -44,6 +67,10 @@ class VllmSettings:
         seed: of the engine; rows have seeds of their own.
         threads: CPU threads of each process.
         more: further arguments of vLLM's EngineArgs; they win.
+
+    Raises:
+        ConfigurationError: ``more`` has what is decided elsewhere, or the temperature
+            is one that vLLM does not sample with.
     """
 
     model: str
@@ -72,6 +99,20 @@ class VllmSettings:
     hf_overrides: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in self.more:
+            if name in _SET_ELSEWHERE:
+                instead = _SET_ELSEWHERE[name]
+                raise ConfigurationError(
+                    f"policy.generation.vllm_kwargs.{name} cannot be set: "
+                    + (f"set {instead}." if instead else "training relies on its value.")
+                )
+        if 0 < self.temperature < _LEAST_TEMPERATURE:
+            raise ConfigurationError(
+                f"policy.generation.temperature={self.temperature:g}: vLLM samples "
+                f"with {_LEAST_TEMPERATURE:g} at least, or 0 for the likeliest token."
+            )
+
     @property
     def processes(self) -> int:
         """Processes of the engine that hold weights."""
@@ -87,7 +128,8 @@ class VllmSettings:
         """Whether the model divides its logits by the temperature, not the sampler.
 
         vLLM reports log-probs either before the temperature or after the filters.
-        Trainers want them after the temperature and before the filters.
+        Trainers want them after the temperature and before the filters. Those of
+        greedy responses of such an engine are after the temperature too.
         """
         return self.filters and self.temperature not in (0.0, 1.0)
 
