@@ -35,8 +35,14 @@ class ClusterLayout:
         return sum(self.training)
 
 
-def cluster_layout(cluster: ClusterConfig, policy: PolicyConfig) -> ClusterLayout:
+def cluster_layout(
+    cluster: ClusterConfig, policy: PolicyConfig | None
+) -> ClusterLayout:
     """Divide the cluster between training and generation.
+
+    Args:
+        cluster: the machines.
+        policy: the policy section; None where nothing is sampled.
 
     Raises:
         ConfigurationError: generation leaves nothing to train on, or its engines do not
@@ -44,12 +50,13 @@ def cluster_layout(cluster: ClusterConfig, policy: PolicyConfig) -> ClusterLayou
     """
     nodes, per_node = cluster.num_nodes, cluster.workers_per_node
     everything = [per_node] * nodes
-    if not generates_apart(policy) or policy.generation.colocated.enabled:
+    if policy is None or not generates_apart(policy):
+        return ClusterLayout(everything, [])
+    if policy.generation.colocated.enabled:
         layout = ClusterLayout(everything, [])
     else:
         layout = _divided(cluster, policy)
-    if generates_apart(policy):
-        _check_engines(layout.generation or everything, policy)
+    _check_engines(layout.generation or everything, policy)
     return layout
 
 

@@ -81,24 +81,13 @@ class MasterConfig(BaseConfig):
 
     @property
     def parallel_dims(self) -> ParallelDims:
-        """Sizes of the parallel axes.
-
-        Raises:
-            ConfigurationError: they do not divide the world size.
-        """
+        """Sizes of the parallel axes; an error if they do not divide the world size."""
         return parallel_dims(self.policy, self.layout.training_size)
 
     @property
     def layout(self) -> ClusterLayout:
-        """Which places train and which generate.
-
-        Raises:
-            ConfigurationError: they do not fit the cluster.
-        """
-        if not self.samples:
-            cluster = self.cluster
-            return ClusterLayout([cluster.workers_per_node] * cluster.num_nodes, [])
-        return cluster_layout(self.cluster, self.policy)
+        """Which places train and which generate; an error if they do not fit."""
+        return cluster_layout(self.cluster, self.policy if self.samples else None)
 
     @property
     def max_prompt_length(self) -> int:

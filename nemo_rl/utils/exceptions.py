@@ -1,17 +1,19 @@
 """Every error the library raises on purpose, and the exit code each stands for.
 
-NemoRLError                      1
-├── ConfigurationError           2   also a ValueError: the recipe or a keyword
-│   └── DataError                2   a dataset or one of its rows
-├── CheckpointError              2   no usable, or somebody else's, checkpoint
-├── LaunchError                  2   the job cannot be submitted or started
-├── TrainingError                1   also a RuntimeError: while training
-│   ├── RewardError              2   the user's reward function
-│   ├── RefitError               1   weights did not reach the generator
-│   ├── ConsistencyError         1   the generator has not the trainer's weights
-│   └── WorkerError              1   a worker process failed
-│       └── WorkerDied           1   its process is gone
-└── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
+    NemoRLError                      1
+    ├── ConfigurationError           2   also a ValueError: the recipe or a keyword
+    │   └── DataError                2   a dataset or one of its rows
+    ├── CheckpointError              2   no usable, or somebody else's, checkpoint
+    ├── LaunchError                  2   the job cannot be submitted or started
+    ├── TrainingError                1   also a RuntimeError: while training
+    │   ├── RewardError              2   the user's reward function
+    │   ├── RefitError               1   weights did not reach the generator
+    │   ├── ConsistencyError         1   the generator has not the trainer's weights
+    │   └── WorkerError              1   a worker process failed
+    │       └── WorkerDied           1   its process is gone
+    └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
+
+Each takes its message alone, so that it survives pickling between processes.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from nemo_rl.models.policy.canary import Score
 from nemo_rl.models.policy.engines import EngineReceivers
 from nemo_rl.models.policy.guard import Guard, GuardOutcome
 from nemo_rl.models.policy.guard_findings import Transferred
-from nemo_rl.models.policy.refit import Refit, RefitReport, choose_transport
+from nemo_rl.models.policy.refit import Refit, RefitReport
+from nemo_rl.models.policy.transport import choose_transport
 from nemo_rl.utils.exceptions import ConsistencyError, RefitError, WorkerDied
 
 _GUARD = "guard.json"

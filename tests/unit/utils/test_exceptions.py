@@ -1,11 +1,13 @@
 """The error tree: bases, exit codes, the way between processes, and who raises them."""
 
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nemo_rl.utils import exceptions
 from nemo_rl.utils.exceptions import NemoRLError
@@ -107,6 +109,46 @@ def too_many_workers() -> None:
     LocalCluster().start_workers(Worker, num_workers=2)
 
 
+def dead_worker() -> None:
+    from nemo_rl.distributed import failures
+
+    raise failures.dead_worker("train", "killed", rank=0, place=None, log_tail="")
+
+
+def weights_from_nowhere() -> None:
+    from nemo_rl.backends.refit.base import RefitLink, TensorSpec, open_sender
+
+    stages = ((TensorSpec("w", "float32", (2,)),),)
+    link = RefitLink(
+        transport="gloo",
+        stages=stages,
+        num_receivers=1,
+        host="127.0.0.1",
+        port=1,
+        group="g",
+        timeout_s=0.2,
+    )
+    open_sender(link, 0).send([("w", torch.zeros(2))])
+
+
+def other_weights() -> None:
+    from nemo_rl.backends.refit.held import EngineWeights
+    from nemo_rl.config.refit import GuardConfig
+    from nemo_rl.models.policy.guard import Guard
+    from nemo_rl.models.policy.guard_findings import Transferred
+
+    config = GuardConfig(action="halt", canary_prompts=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        Guard(config, log_dir=scratch).after_refit(
+            step=1,
+            generate=lambda prompts: prompts,
+            score=lambda batch: batch,
+            transferred=Transferred(
+                version=1, sent={"w": 1}, engines=[EngineWeights(digests={"w": 2})]
+            ),
+        )
+
+
 RAISED_BY: dict[str, Callable[[], None]] = {
     "ConfigurationError": empty_model_name,
     "DataError": missing_data_file,
@@ -114,7 +156,10 @@ RAISED_BY: dict[str, Callable[[], None]] = {
     "LaunchError": unknown_site,
     "TrainingError": failing_callback,
     "RewardError": failing_reward,
+    "RefitError": weights_from_nowhere,
+    "ConsistencyError": other_weights,
     "WorkerError": failing_worker,
+    "WorkerDied": dead_worker,
     "ResourceError": too_many_workers,
 }
 
@@ -134,7 +179,9 @@ def test_none_is_left_out() -> None:
 def test_the_drawn_tree_is_the_tree_of_classes() -> None:
     """Depth in the drawing, base and exit code, line by line."""
     lines = [
-        line for line in (exceptions.__doc__ or "").splitlines() if "Error" in line
+        line
+        for line in (exceptions.__doc__ or "").splitlines()
+        if "Error" in line or "Died" in line
     ]
     parents: list[type] = []
     for line in lines:

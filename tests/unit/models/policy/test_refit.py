@@ -12,7 +12,8 @@ from nemo_rl.backends.refit.base import open_receiver
 from nemo_rl.config.parallel import Coordinates
 from nemo_rl.config.refit import RefitConfig
 from nemo_rl.distributed.local import LocalCluster
-from nemo_rl.models.policy.refit import Refit, choose_transport
+from nemo_rl.models.policy.refit import Refit
+from nemo_rl.models.policy.transport import choose_transport
 from nemo_rl.models.policy.weight_sender import WeightSender
 from nemo_rl.utils.exceptions import ConfigurationError, RefitError, WorkerError
 
