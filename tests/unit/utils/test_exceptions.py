@@ -107,6 +107,20 @@ def too_many_workers() -> None:
     LocalCluster().start_workers(Worker, num_workers=2)
 
 
+def no_such_receiver() -> None:
+    from nemo_rl.backends.refit.base import RefitLink, open_receiver
+
+    link = RefitLink(
+        transport="gloo",
+        stages=(),
+        num_receivers=1,
+        host="127.0.0.1",
+        port=1,
+        group="g.0",
+    )
+    open_receiver(link, 1)
+
+
 RAISED_BY: dict[str, Callable[[], None]] = {
     "ConfigurationError": empty_model_name,
     "DataError": missing_data_file,
@@ -114,6 +128,7 @@ RAISED_BY: dict[str, Callable[[], None]] = {
     "LaunchError": unknown_site,
     "TrainingError": failing_callback,
     "RewardError": failing_reward,
+    "RefitError": no_such_receiver,
     "WorkerError": failing_worker,
     "ResourceError": too_many_workers,
 }
