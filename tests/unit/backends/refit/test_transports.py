@@ -386,7 +386,6 @@ def test_there_is_no_other_participant(store):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_memory_of_a_gpu_is_shared(store):
     """Sender and receiver on one GPU; started afresh, as CUDA cannot be forked."""
     import multiprocessing
