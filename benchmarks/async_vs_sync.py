@@ -147,7 +147,7 @@ def write_model(folder: Path) -> Path:
     """A model that knows a little; its heads are as wide as vLLM's CPU engine needs."""
     from tests.functional import tiny_task
 
-    return tiny_task.make_model(folder, sft_steps=250, heads=2, kv_heads=1)
+    return tiny_task.make_model(folder, sft_steps=120, heads=2, kv_heads=1)
 
 
 def real(steps: int) -> dict[str, list[Mapping[str, float]]]:

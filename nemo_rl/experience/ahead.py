@@ -175,6 +175,8 @@ class AheadSource:
 
     def exclusively(self) -> AbstractContextManager[Any]:
         """See ``RolloutSource``."""
+        if self._options.deterministic:
+            self._settle()
         return self._turnstile.turn
 
     def save(self, folder: Path) -> None:
@@ -184,12 +186,9 @@ class AheadSource:
         ``deterministic`` the weights it needs would then be gone: it is waited for.
         """
         turnstile = self._turnstile
-        schedule = turnstile.schedule
+        if self._options.deterministic:
+            self._settle()
         with turnstile.changed:
-            if self._options.deterministic and not turnstile.closed:
-                turnstile.wait_for(
-                    lambda: not schedule.running and not schedule.may_start()
-                )
             ready = [self._ready[number] for number in sorted(self._ready)]
             lengths = self._lengths.state()
         for number in write_replay(folder, ready, self._carried, lengths):
@@ -197,6 +196,15 @@ class AheadSource:
                 "the responses of step %d have columns that are no plain data; they "
                 "are not in the checkpoint and are sampled again after a resume.",
                 number + 1,
+            )
+
+    def _settle(self) -> None:
+        """Wait until everything is sampled that may be now."""
+        turnstile = self._turnstile
+        schedule = turnstile.schedule
+        with turnstile.changed:
+            turnstile.wait_for(
+                lambda: not schedule.running and not schedule.may_start()
             )
 
     def close(self) -> None:

@@ -102,6 +102,9 @@ class Schedule:
                 return False
             # What begins in this batch may end in the next, if staleness is allowed.
             oldest = min(self.oldest_allowed(number + 1), number)
+        if self.options.deterministic and self.running:
+            # What else an engine computes beside a response changes its rounding.
+            return False
         return not self.all_started() and self.version >= oldest
 
     def start(self) -> int:

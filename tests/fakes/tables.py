@@ -185,14 +185,23 @@ class TableGenerator(GenerationInterface):
             }
         )
 
+    def scores_of(self, texts: list[list[int]]) -> torch.Tensor:
+        """Log-probs [b, V] of the next token."""
+        return self.table[[text[-1] for text in texts]]
+
     def _turn(self) -> None:
         self.turns += 1
         if self.fail_at is not None and self.turns >= self.fail_at:
             raise OSError("the generator's machine is gone")
-        for one in list(self._running.values())[: self.slots]:
+        chosen = list(self._running.values())[: self.slots]
+        if not chosen:
+            return
+        texts = [
+            [*one.request.prompt_ids, *one.request.begun_ids, *one.tokens]
+            for one in chosen
+        ]
+        for one, scores in zip(chosen, self.scores_of(texts), strict=True):
             request = one.request
-            text = [*request.prompt_ids, *request.begun_ids, *one.tokens]
-            scores = self.table[text[-1]]
             if request.greedy:
                 token = int(scores.argmax())
             else:

@@ -416,7 +416,8 @@ def test_finished_rollouts_are_saved_and_used_again(folder, tmp_path) -> None:
     class Stop(Callback):
         def on_step_end(self, trainer, step, metrics):
             if step == 3:
-                while trainer.source._turnstile.schedule.running:
+                schedule = trainer.source._turnstile.schedule
+                while schedule.may_start() or schedule.running:
                     time.sleep(0.01)
                 trainer.stop("enough")
 
