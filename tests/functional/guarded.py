@@ -84,19 +84,19 @@ class Pair:
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         self.temperature, self.version = temperature, 0
-        self.engine = VLLMBackend()
-        self.engine.setup(
-            VllmSettings(
-                model=str(folder),
-                dtype="float32",
-                max_model_len=128,
-                max_new_tokens=12,
-                temperature=temperature,
-                tensor_parallel=tensor_parallel,
-                kv_bytes_per_token=4096,
-                more={"max_num_seqs": 8, **more},
-            )
+        settings = VllmSettings(
+            model=str(folder),
+            dtype="float32",
+            max_model_len=128,
+            max_new_tokens=12,
+            temperature=temperature,
+            tensor_parallel=tensor_parallel,
+            kv_bytes_per_token=4096,
         )
+        # Some of these are refused in a recipe: they are the faults.
+        object.__setattr__(settings, "more", {"max_num_seqs": 8, **more})
+        self.engine = VLLMBackend()
+        self.engine.setup(settings)
 
     def learn(self, size: float = 0.01) -> None:
         """Move every weight of the trainer, as an update does."""
