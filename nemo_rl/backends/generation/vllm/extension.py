@@ -6,6 +6,7 @@ Arguments arrive as bytes, which every executor hands on unchanged; results are 
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,8 +22,12 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 from vllm.platforms import current_platform
 
 from nemo_rl.backends.generation.vllm import cpu_weights, held
+from nemo_rl.backends.generation.vllm.answers import answering
 from nemo_rl.backends.refit.base import open_receiver
 from nemo_rl.utils.exceptions import RefitError
+
+# What vLLM would warn of, ``_load`` checks.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel("ERROR")
 
 if current_platform.is_cpu():
     cpu_weights.keep_readable()
@@ -35,6 +40,7 @@ class WorkerExtension:
     device: Any
     rank: int
 
+    @answering
     def nemo_rl_receive(self, link: bytes, first_index: int) -> dict[str, Any]:
         """Replace the weights by those that arrive.
 
@@ -52,6 +58,7 @@ class WorkerExtension:
             self._load(receiver)
         return receiver.stats.as_dict()
 
+    @answering
     def nemo_rl_load_files(self, folder: str) -> int:
         """Replace the weights by those of a folder's safetensors files; how many.
 
@@ -60,11 +67,13 @@ class WorkerExtension:
         """
         return self._load(_tensors_of(folder, str(self.device)))
 
+    @answering
     def nemo_rl_held(self, specs: bytes) -> bytes:
         """What this process holds: a pickled ``RankWeights``."""
         model = self.model_runner.model
         return pickle.dumps(held.held_weights(model, pickle.loads(specs)))
 
+    @answering
     def nemo_rl_divide_logits(self, temperature: float) -> int:
         """Let the model divide its logits by the temperature; how many places do."""
         found = [

@@ -184,7 +184,9 @@ def process_variables(settings: VllmSettings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # The engine's core runs where its weights are updated, between two steps.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if settings.async_engine else "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": (
+            "1" if settings.async_engine or settings.pipeline_parallel > 1 else "0"
+        ),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if not settings.use_gpu:
