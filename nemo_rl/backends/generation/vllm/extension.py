@@ -59,13 +59,17 @@ class WorkerExtension:
         return receiver.stats.as_dict()
 
     @answering
-    def nemo_rl_load_files(self, folder: str) -> int:
+    def nemo_rl_load_files(self, folder: str, partial: bool = False) -> int:
         """Replace the weights by those of a folder's safetensors files; how many.
 
+        Args:
+            folder: on this host.
+            partial: allow that parameters of the engine are in none of them.
+
         Raises:
-            RefitError: parameters of the engine are in none of them.
+            RefitError: some are in none of them.
         """
-        return self._load(_tensors_of(folder, str(self.device)))
+        return self._load(_tensors_of(folder, str(self.device)), partial)
 
     @answering
     def nemo_rl_held(self, specs: bytes) -> bytes:
@@ -85,7 +89,9 @@ class WorkerExtension:
             module.scale = module.scale / temperature
         return len(found)
 
-    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+    def _load(
+        self, weights: Iterable[tuple[str, Tensor]], partial: bool = False
+    ) -> int:
         """Load all weights, or raise with no layer in between two states."""
         model, config = self.model_runner.model, self.model_runner.model_config
         counted, wanted = _Counted(weights), {n for n, _ in model.named_parameters()}
@@ -98,7 +104,8 @@ class WorkerExtension:
         finally:
             finalize_layerwise_reload(model, config)
             cpu_weights.repack_tied(model)
-        if loaded is not None and (missing := sorted(wanted - loaded)):
+        missing = sorted(wanted - loaded) if loaded is not None else []
+        if missing and not partial and config.quantization is None:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RefitError(
                 f"{counted.number} tensors were sent, and none of them goes into "
