@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from nemo_rl.backends.generation.base import SamplingParams
 from nemo_rl.backends.generation.vllm.backend import VLLMBackend
@@ -125,10 +127,16 @@ class Pair:
         sent = {name: sent_digests(w) for name, w in weights.items()}
         if not skip:
             travelling = {name: w.clone() for name, w in weights.items()}
-            self.engine.update_weights(
-                fault(travelling) if fault else travelling, self.version
-            )
+            self._send(fault(travelling) if fault else travelling)
         return self.read_back(sent)
+
+    def _send(self, weights: Weights) -> None:
+        """As ``update_weights``, but parts of the weights pass too."""
+        with tempfile.TemporaryDirectory() as folder:
+            save_file(weights, f"{folder}/model.safetensors")
+            self.engine._engine.update(
+                "nemo_rl_load_files", folder, True, version=self.version
+            )
 
     def read_back(self, sent: Mapping[str, Any]) -> Transferred:
         """What the engine holds of what was sent."""

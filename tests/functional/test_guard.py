@@ -302,7 +302,7 @@ def test_a_rank_with_another_ranks_slice_is_named(ranks: Pair, tmp_path: Path):
     healthy(guard, ranks)
     ranks.learn()
     sent = ranks.refit().sent
-    ranks.engine._rpc("take_slice_of_first", OUT)
+    ranks.engine._engine.rpc("take_slice_of_first", OUT)
     with caught("a wrong tensor-parallel slice", "digests", OUT):
         check(guard, ranks, ranks.read_back(sent))
     healthy(guard, ranks)
@@ -311,7 +311,7 @@ def test_a_rank_with_another_ranks_slice_is_named(ranks: Pair, tmp_path: Path):
 def test_a_copy_that_differs_between_ranks_is_named(ranks: Pair, tmp_path: Path):
     guard = make_guard(tmp_path)
     sent = ranks.refit().sent
-    ranks.engine._rpc("flip_on_last", NORM)
+    ranks.engine._engine.rpc("flip_on_last", NORM)
     with caught("a copy on one rank", "digests", NORM, also="rank 1 holds other bits"):
         check(guard, ranks, ranks.read_back(sent))
     healthy(guard, ranks)

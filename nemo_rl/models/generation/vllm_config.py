@@ -19,6 +19,24 @@ from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.utils.exceptions import ConfigurationError
 
+_SECTION = "policy.generation.vllm_cfg"
+_SET_ELSEWHERE = {
+    "model": "policy.model_name",
+    "dtype": f"{_SECTION}.precision",
+    "max_model_len": "policy.max_total_sequence_length",
+    "tensor_parallel_size": f"{_SECTION}.tensor_parallel_size",
+    "pipeline_parallel_size": f"{_SECTION}.pipeline_parallel_size",
+    "data_parallel_size": "the cluster's places: there is one engine per so many",
+    "load_format": f"{_SECTION}.load_format",
+    "skip_tokenizer_init": f"{_SECTION}.skip_tokenizer_init",
+    "hf_overrides": f"{_SECTION}.hf_overrides",
+    "seed": "the run's seed",
+    "logprobs_mode": None,
+    "worker_extension_cls": None,
+    "async_scheduling": None,
+    "generation_config": None,
+}
+"""Arguments that vllm_kwargs may not have -> what decides them; None: never another."""
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -157,6 +175,7 @@ def _settings(
         ids = list(end_tokens(tokenizer, folder))
     if generation.ignore_eos:
         ids, strings = [], []
+    _check_arguments(generation.vllm_kwargs)
     given: dict[str, Any] = dict(more or {})
     arguments = dict(generation.vllm_kwargs)
     if (rows := given.pop("rows_at_once", None)) is not None:
@@ -186,6 +205,16 @@ def _settings(
         more=arguments,
         **fields,
     )
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    for name in arguments:
+        if name in _SET_ELSEWHERE:
+            instead = _SET_ELSEWHERE[name]
+            raise ConfigurationError(
+                f"policy.generation.vllm_kwargs.{name} cannot be set: "
+                + (f"set {instead}." if instead else "training relies on its value.")
+            )
 
 
 def _kv_bytes_per_token(folder: Path, dtype: str) -> int | None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
+from nemo_rl.backends.generation.vllm.answers import checked
 from nemo_rl.backends.generation.vllm.engine_config import engine_config
 from nemo_rl.backends.generation.vllm.requests import (
     Outbox,
@@ -79,7 +80,7 @@ class AsyncEngine:
 
     def rpc(self, method: str, *arguments: Any) -> list[Any]:
         """See ``EngineLoop.rpc``. The core answers it between two of its steps."""
-        return self._ask(self._engine.collective_rpc(method, args=arguments))
+        return checked(self._ask(self._engine.collective_rpc(method, args=arguments)))
 
     def update(
         self, method: str, *arguments: Any, version: int, recompute: bool = False
@@ -204,6 +205,7 @@ class AsyncEngine:
             # Where it fails it stays paused: nothing is sampled from half of them.
             await self._engine.pause_generation(mode="keep", clear_cache=False)
             reports = await self._engine.collective_rpc(method, args=arguments)
+            checked(reports)
             await self._engine.reset_prefix_cache(reset_running_requests=recompute)
             await self._engine.update_weight_version(str(version))
             self.version = version

@@ -201,7 +201,8 @@ class VLLMBackend:
 
 
 def _start(settings: VllmSettings) -> Any:
-    if settings.async_engine:
+    # Steps of a pipeline overlap; AsyncLLM's core lets them end before an update.
+    if settings.async_engine or settings.pipeline_parallel > 1:
         from nemo_rl.backends.generation.vllm.async_engine import AsyncEngine as Engine
     else:
         from nemo_rl.backends.generation.vllm.engine_loop import EngineLoop as Engine

@@ -47,6 +47,12 @@ def _check_cpu(settings: VllmSettings, config: Any) -> None:
     """Refuse what vLLM's CPU kernels would fail at in the first step."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
+    if settings.pipeline_parallel > 1:
+        raise ConfigurationError(
+            "policy.generation.vllm_cfg.pipeline_parallel_size="
+            f"{settings.pipeline_parallel}: vLLM's CPU engine cannot. Set it to 1 and "
+            "tensor_parallel_size instead."
+        )
     model = config.model_config
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if not model.use_mla and model.get_head_size() not in sizes:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
+from nemo_rl.backends.generation.vllm.answers import checked
 from nemo_rl.backends.generation.vllm.engine_config import engine_config
 from nemo_rl.backends.generation.vllm.requests import (
     Outbox,
@@ -104,7 +105,9 @@ class EngineLoop:
 
     def rpc(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every process of the engine between two steps."""
-        return self._call(lambda engine: engine.collective_rpc(method, args=arguments))
+        return self._call(
+            lambda engine: checked(engine.collective_rpc(method, args=arguments))
+        )
 
     def update(
         self, method: str, *arguments: Any, version: int, recompute: bool = False
@@ -123,9 +126,8 @@ class EngineLoop:
         """
 
         def replace(engine: Any) -> list[Any]:
-            self._drain(engine)
             self._whole = False
-            reports = engine.collective_rpc(method, args=arguments)
+            reports = checked(engine.collective_rpc(method, args=arguments))
             # Without effect while responses run; what begins later has another salt.
             engine.reset_prefix_cache(reset_running_requests=recompute)
             self.version, self._whole = version, True
@@ -139,7 +141,6 @@ class EngineLoop:
         """Free the GPU; responses that run are kept, and go on after ``wake``."""
 
         def rest(engine: Any) -> None:
-            self._drain(engine)
             self._awake = False
             engine.sleep(level=1, mode="keep")
 
@@ -242,16 +243,6 @@ class EngineLoop:
         engine.abort_request([request.id for request in fresh], internal=False)
         for request in fresh:
             self._add(engine, request)
-
-    def _drain(self, engine: Any) -> None:
-        """Let steps end that overlap, as they do with pipeline parallelism."""
-        core = engine.engine_core.engine_core
-        if not core.batch_queue:
-            return
-        core.pause_scheduler("keep", clear_cache=False)
-        while core.batch_queue:
-            self._step(engine)
-        core.resume_scheduler()
 
     def _step(self, engine: Any) -> None:
         ended = []

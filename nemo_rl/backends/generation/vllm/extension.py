@@ -6,6 +6,7 @@ Arguments arrive as bytes, which every executor hands on unchanged; results are 
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,8 +22,12 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 from vllm.platforms import current_platform
 
 from nemo_rl.backends.generation.vllm import cpu_weights, held
+from nemo_rl.backends.generation.vllm.answers import answering
 from nemo_rl.backends.refit.base import open_receiver
 from nemo_rl.utils.exceptions import RefitError
+
+# What vLLM would warn of, ``_load`` checks.
+logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel("ERROR")
 
 if current_platform.is_cpu():
     cpu_weights.keep_readable()
@@ -35,6 +40,7 @@ class WorkerExtension:
     device: Any
     rank: int
 
+    @answering
     def nemo_rl_receive(self, link: bytes, first_index: int) -> dict[str, Any]:
         """Replace the weights by those that arrive.
 
@@ -52,19 +58,26 @@ class WorkerExtension:
             self._load(receiver)
         return receiver.stats.as_dict()
 
-    def nemo_rl_load_files(self, folder: str) -> int:
+    @answering
+    def nemo_rl_load_files(self, folder: str, partial: bool = False) -> int:
         """Replace the weights by those of a folder's safetensors files; how many.
 
-        Raises:
-            RefitError: parameters of the engine are in none of them.
-        """
-        return self._load(_tensors_of(folder, str(self.device)))
+        Args:
+            folder: on this host.
+            partial: allow that parameters of the engine are in none of them.
 
+        Raises:
+            RefitError: some are in none of them.
+        """
+        return self._load(_tensors_of(folder, str(self.device)), partial)
+
+    @answering
     def nemo_rl_held(self, specs: bytes) -> bytes:
         """What this process holds: a pickled ``RankWeights``."""
         model = self.model_runner.model
         return pickle.dumps(held.held_weights(model, pickle.loads(specs)))
 
+    @answering
     def nemo_rl_divide_logits(self, temperature: float) -> int:
         """Let the model divide its logits by the temperature; how many places do."""
         found = [
@@ -76,7 +89,9 @@ class WorkerExtension:
             module.scale = module.scale / temperature
         return len(found)
 
-    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> int:
+    def _load(
+        self, weights: Iterable[tuple[str, Tensor]], partial: bool = False
+    ) -> int:
         """Load all weights, or raise with no layer in between two states."""
         model, config = self.model_runner.model, self.model_runner.model_config
         counted, wanted = _Counted(weights), {n for n, _ in model.named_parameters()}
@@ -89,7 +104,8 @@ class WorkerExtension:
         finally:
             finalize_layerwise_reload(model, config)
             cpu_weights.repack_tied(model)
-        if loaded is not None and (missing := sorted(wanted - loaded)):
+        missing = sorted(wanted - loaded) if loaded is not None else []
+        if missing and not partial and config.quantization is None:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RefitError(
                 f"{counted.number} tensors were sent, and none of them goes into "

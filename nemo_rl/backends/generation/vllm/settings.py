@@ -14,24 +14,6 @@ from nemo_rl.utils.exceptions import ConfigurationError
 EXTENSION = "nemo_rl.backends.generation.vllm.extension.WorkerExtension"
 """Mixed into vLLM's own worker class in every process of an engine."""
 
-_SECTION = "policy.generation.vllm_cfg"
-_SET_ELSEWHERE = {
-    "model": "policy.model_name",
-    "dtype": f"{_SECTION}.precision",
-    "max_model_len": "policy.max_total_sequence_length",
-    "tensor_parallel_size": f"{_SECTION}.tensor_parallel_size",
-    "pipeline_parallel_size": f"{_SECTION}.pipeline_parallel_size",
-    "data_parallel_size": "the cluster's places: there is one engine per so many",
-    "load_format": f"{_SECTION}.load_format",
-    "skip_tokenizer_init": f"{_SECTION}.skip_tokenizer_init",
-    "hf_overrides": f"{_SECTION}.hf_overrides",
-    "seed": "the run's seed",
-    "logprobs_mode": None,
-    "worker_extension_cls": None,
-    "async_scheduling": None,
-    "generation_config": None,
-}
-"""Arguments that ``more`` may not have -> what decides them; None: never another."""
 _LEAST_TEMPERATURE = 0.01
 """vLLM raises lower ones to this without a word; log-probs would be wrong."""
 
@@ -69,8 +51,7 @@ class VllmSettings:
         more: further arguments of vLLM's EngineArgs; they win.
 
     Raises:
-        ConfigurationError: ``more`` has what is decided elsewhere, or the temperature
-            is one that vLLM does not sample with.
+        ConfigurationError: a temperature that vLLM does not sample with.
     """
 
     model: str
@@ -100,13 +81,6 @@ class VllmSettings:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in self.more:
-            if name in _SET_ELSEWHERE:
-                instead = _SET_ELSEWHERE[name]
-                raise ConfigurationError(
-                    f"policy.generation.vllm_kwargs.{name} cannot be set: "
-                    + (f"set {instead}." if instead else "training relies on its value.")
-                )
         if 0 < self.temperature < _LEAST_TEMPERATURE:
             raise ConfigurationError(
                 f"policy.generation.temperature={self.temperature:g}: vLLM samples "
@@ -184,7 +158,9 @@ def process_variables(settings: VllmSettings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "VLLM_LOGGING_LEVEL": "WARNING",
         # The engine's core runs where its weights are updated, between two steps.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "1" if settings.async_engine else "0",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": (
+            "1" if settings.async_engine or settings.pipeline_parallel > 1 else "0"
+        ),
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     }
     if not settings.use_gpu:
