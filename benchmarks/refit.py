@@ -244,6 +244,7 @@ def page(table: list[str], options: argparse.Namespace) -> str:
             f"- Versions: Python {platform.python_version()}, "
             f"torch {importlib.metadata.version('torch')}",
             f"- Turns: {options.turns}, after one to warm up",
+            f"- Load average of the machine at the end: {os.getloadavg()[0]:.1f}",
             f"- Command: `python -m benchmarks.refit {' '.join(sys.argv[1:])}`",
         ]
     )
