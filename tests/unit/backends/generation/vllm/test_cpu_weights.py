@@ -25,7 +25,7 @@ def model_of(pair: Pair) -> torch.nn.Module:
     def find(engine):
         return engine.apply_model(lambda model: model)[0]
 
-    return pair.engine._engine.call(find)
+    return pair.engine._engine._call(find)
 
 
 def worst_error(pair: Pair) -> float:
