@@ -119,7 +119,11 @@ class VllmGeneration(GenerationInterface):
             seeds = prompts["sampling_seed"].tolist()
             prompts = prompts.repeat_interleave(n)
             prompts["sampling_seed"] = torch.tensor(
-                [derive_seed(seed, "copy", k) if k else seed for seed in seeds for k in range(n)]
+                [
+                    derive_seed(seed, "copy", k) if k else seed
+                    for seed in seeds
+                    for k in range(n)
+                ]
             )
         requests = row_requests(
             prompts,

@@ -90,7 +90,10 @@ def start_engines(
     settings = settings_of_policy(
         config, tokenizer, use_gpus=cluster.use_gpus, seed=seed, threads=threads or 1
     )
-    return VllmGeneration(places, settings, shares=not apart)
+    engines = VllmGeneration(places, settings, shares=not apart)
+    if not apart:
+        engines.finish_generation()  # training takes its memory next
+    return engines
 
 
 def guard_of(config: PolicyConfig, engine_dtype: str, tokenizer: Any) -> Guard:

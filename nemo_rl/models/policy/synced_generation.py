@@ -29,6 +29,8 @@ from nemo_rl.models.policy.transport import choose_transport
 from nemo_rl.utils.exceptions import ConsistencyError, RefitError, WorkerDied
 
 _GUARD = "guard.json"
+_ALL = ("weights", "kv_cache")
+"""What of an engine sleeps, by vLLM's names."""
 
 
 class SyncedGeneration:
@@ -66,7 +68,10 @@ class SyncedGeneration:
         self.version, self.engines = 0, engines
         self._workers, self._config, self._weights = workers, config, weights
         self._score, self.guard = score, guard
-        self._current, self._awake, self._sent = False, True, False
+        self._current = self._sent = False
+        # What the engines have of a device that they share; they start without it.
+        shared = config.generation.colocated.enabled
+        self._awake: set[str] = set() if shared else set(_ALL)
         self._refit: Refit | None = None
         self._log_dir = Path("logs")
         engines.revive = self._revive
@@ -121,15 +126,13 @@ class SyncedGeneration:
 
     def wake(self) -> None:
         """Let the engines have their device."""
-        if not self._awake:
-            self.engines.prepare_for_generation(tags=["kv_cache"])
-            self._awake = True
+        self._wake(_ALL)
 
     def rest(self) -> None:
         """Free the device that the engines share with training."""
         if self._awake and self._config.generation.colocated.enabled:
             self.engines.finish_generation()
-            self._awake = False
+            self._awake = set()
 
     def save(self, folder: Path) -> None:
         """Write what the guard knows of the run so far into a checkpoint's folder."""
@@ -194,9 +197,14 @@ class SyncedGeneration:
         return self.guard.config.enabled and self.guard.config.digests
 
     def _send(self, refit: Refit) -> RefitReport:
-        if not self._awake:
-            self.engines.prepare_for_generation(tags=["weights"])
+        self._wake(("weights",))  # the cache later: both and a bucket may not fit
         return refit.run(self.version)
+
+    def _wake(self, tags: Sequence[str]) -> None:
+        missing = [tag for tag in tags if tag not in self._awake]
+        if missing:
+            self.engines.prepare_for_generation(tags=missing)
+            self._awake.update(missing)
 
     def _refit_to(self, replicas: Sequence[Replica]) -> Refit:
         generation, settings = self._config.generation, self.engines.settings
