@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nemo_rl.config.cluster import ClusterConfig
+from nemo_rl.config.layout import ClusterLayout
 from nemo_rl.distributed import ray_session
 from nemo_rl.infra.resources import ResourceManager
 
@@ -44,3 +45,10 @@ def test_release_ends_workers_then_ray_once(monkeypatch):
     resources.release()
     assert done == ["workers", "ray"]
     assert resources.allocate() is not cluster
+
+
+def test_generation_has_places_beside_those_of_training():
+    config = ClusterConfig(gpus_per_node=0, cpu_workers_per_node=3)
+    cluster = ResourceManager(config, ClusterLayout([2], [1])).allocate()
+    assert cluster.generation is not None
+    assert (cluster.world_size, cluster.generation.world_size) == (2, 1)
