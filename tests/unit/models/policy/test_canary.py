@@ -162,8 +162,10 @@ def test_tokens_of_other_weights_are_left_out():
     seen, score = recorder()
     batch = rollout()
     batch["token_versions"] = torch.full((6, 8), 4)
-    batch["token_versions"][2, 5] = 5
+    batch["token_versions"][2] = 5
+    # A token after one of other weights was sampled with a cache of theirs.
+    batch["token_versions"][3, 7] = 5
     errors = rollout_mismatch(batch, score, 6, version=5)
-    assert errors is not None and errors.tokens == 1 and seen == [[16]]
+    assert errors is not None and errors.tokens == 3 and len(seen) == 1
     assert rollout_mismatch(batch, score, 6, version=6) is None
     assert rollout_mismatch(batch, score, 6).tokens == 18
