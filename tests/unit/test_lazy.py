@@ -1,4 +1,4 @@
-"""Lazy exports: resolution, listing, and names that come later."""
+"""Lazy exports: resolution and listing."""
 
 import sys
 import types
@@ -33,15 +33,6 @@ def test_unknown_name(package: types.ModuleType) -> None:
     getter, _, _ = lazy_exports(package.__name__, {})
     with pytest.raises(AttributeError, match="has no attribute 'x'"):
         getter("x")
-
-
-def test_later_name_says_what_to_use(package: types.ModuleType) -> None:
-    package.__getattr__, _, names = lazy_exports(
-        package.__name__, {}, later={"Future": "Use json instead."}
-    )
-    assert names == []
-    with pytest.raises(ImportError, match="not in this version.*Use json instead"):
-        exec("from lazy_test_package import Future")
 
 
 def test_an_export_must_not_be_a_submodule(package: types.ModuleType) -> None:

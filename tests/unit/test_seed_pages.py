@@ -186,10 +186,10 @@ def test_model_generation_names() -> None:
     from nemo_rl.models.generation.interfaces import GenerationInterface
 
     assert inspect.isabstract(GenerationInterface)
-    with pytest.raises(ImportError, match="not in this version.*HuggingFaceGeneration"):
-        from nemo_rl.models.generation import VllmGeneration  # noqa: F401
-    with pytest.raises(ImportError, match="not in this version.*HuggingFaceGeneration"):
-        from nemo_rl.models.generation.vllm import VllmGeneration  # noqa: F401, F811
+    from nemo_rl.models.generation import VllmGeneration
+    from nemo_rl.models.generation.vllm import VllmGeneration as TheSame
+
+    assert VllmGeneration is TheSame and issubclass(VllmGeneration, GenerationInterface)
 
 
 def test_basic_training_setup(policy, model, tmp_path) -> None:
@@ -889,8 +889,7 @@ def test_selecting_backends() -> None:
     assert type(get_training_backend("megatron")).__name__ == "MegatronBackend"
     generation = get_generation_backend("megatron")
     assert type(generation).__name__ == "MegatronInferenceBackend"
-    with pytest.raises(ConfigurationError, match="'vllm' is not part of this version"):
-        get_generation_backend("vllm")
+    assert type(get_generation_backend("vllm")).__name__ == "VLLMBackend"
 
 
 def test_a_reward_as_a_callable(policy, config) -> None:
@@ -1140,7 +1139,7 @@ DIFFERENT: dict[str, tuple[Any, str]] = {
     "policy.megatron_cfg.activation_checkpointing": (False, "the sample saves memory"),
     "policy.generation.backend": (
         None,
-        "None samples with the training engine's weights; vllm is not in this version",
+        "None samples with the training engine's weights, which nothing has to move",
     ),
     "policy.sequence_packing.enabled": (False, "not available; batches are padded"),
     "logger.wandb.project": ("nemo-rl", "the sample's project"),
@@ -1187,10 +1186,6 @@ def test_differences_are_of_documented_keys() -> None:
 
 
 UNAVAILABLE = {
-    "vllm": (
-        {"generation": SECTIONS["policy"]["generation"]},
-        "policy.generation.backend='vllm' is not available in this version. Leave ",
-    ),
     "packing": (
         {"sequence_packing": SECTIONS["policy"]["sequence_packing"]},
         "sequence_packing.enabled=True is not available in this version. Set it to",
@@ -1216,7 +1211,7 @@ def test_every_other_documented_value_is_a_recipe() -> None:
     from nemo_rl.api.functional import create_trainer, to_config
 
     policy = {"model_name": "m", **SECTIONS["policy"]}
-    generation = {**policy.pop("generation"), "backend": "megatron"}
+    generation = policy.pop("generation")
     dtensor = policy.pop("dtensor_cfg")
     megatron = policy.pop("megatron_cfg")
     del policy["sequence_packing"]
@@ -1513,16 +1508,73 @@ def test_generation_with_a_cluster_and_a_configuration(model) -> None:
     assert complete and 1 <= length <= 5
 
 
-@pytest.mark.parametrize("name", ["VllmConfig", "VllmGeneration"])
-def test_generation_with_vllm_says_what_to_use(name: str) -> None:
-    for module in ("nemo_rl.models.generation", "nemo_rl.models.generation.vllm"):
-        with pytest.raises(ImportError, match="not in this version.*Generation"):
-            getattr(import_module(module), name)
+def _vllm(_: Any, model: str) -> tuple[Any, ...]:
+    from nemo_rl.distributed import BatchedDataDict, RayVirtualCluster
+    from nemo_rl.models.generation import VllmConfig, VllmGeneration
+
+    config = VllmConfig(
+        model_name=model,
+        max_new_tokens=5,
+        temperature=0.7,
+        top_p=1,
+        top_k=None,
+        backend="vllm",
+        vllm_cfg={
+            "tensor_parallel_size": 1,
+            "gpu_memory_utilization": 0.8,
+            "max_model_len": 32,
+        },
+    )
+    cluster = RayVirtualCluster([1], use_gpus=False)
+    generator = VllmGeneration(cluster, config)
+    input_data = BatchedDataDict(
+        {
+            "input_ids": torch.tensor([[1, 2, 3, 4]]),
+            "attention_mask": torch.tensor([[1, 1, 1, 1]]),
+        }
+    )
+    generator.prepare_for_generation()
+    output = generator.generate(input_data, greedy=False)
+    generator.finish_generation()
+    generator.shutdown()
+    cluster.shutdown()
+    names = {"output_ids", "generation_lengths", "unpadded_sequence_lengths"}
+    return names <= set(output), int(output["generation_lengths"][0])
 
 
-def test_the_worker_of_vllm_says_what_to_use() -> None:
-    with pytest.raises(ImportError, match="leave policy.generation.backend out"):
-        from nemo_rl.models.generation import VllmGenerationWorker  # noqa: F401
+@pytest.fixture(scope="module")
+def vllm_model(tmp_path_factory) -> str:
+    """Heads of 32 channels, the least that vLLM has CPU kernels for."""
+    folder = tmp_path_factory.mktemp("pages") / "vllm"
+    models.save(folder, "llama", layers=2, hidden=64, heads=2, kv_heads=1)
+    return str(folder)
+
+
+def test_generation_with_vllm(vllm_model) -> None:
+    ((complete, length),) = run_ranks(_vllm, 1, vllm_model)
+    assert complete and 1 <= length <= 5
+
+
+def _vllm_worker(_: Any, model: str) -> tuple[Any, ...]:
+    from safetensors.torch import load_file
+
+    from nemo_rl.models.generation import VllmGenerationWorker
+
+    worker = VllmGenerationWorker(model_name=model, max_new_tokens=5, max_model_len=32)
+    prompts = torch.tensor([[1, 2, 3, 4]])
+    before = worker.generate(prompts, greedy=True)["logprobs"]
+    weights_handle = load_file(Path(model) / "model.safetensors")
+    worker.update_weights({name: w * 2 for name, w in weights_handle.items()})
+    changed = worker.generate(prompts, greedy=True)["logprobs"]
+    worker.update_weights(weights_handle)
+    after = worker.generate(prompts, greedy=True)["logprobs"]
+    worker.shutdown()
+    return torch.equal(before, after), not torch.equal(before, changed)
+
+
+def test_the_worker_of_vllm(vllm_model) -> None:
+    ((same, moved),) = run_ranks(_vllm_worker, 1, vllm_model)
+    assert same and moved
 
 
 REFUSED = {

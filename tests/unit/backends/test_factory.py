@@ -61,11 +61,11 @@ def test_taken_name_is_refused():
         register_generation_backend("megatron")(Other)
 
 
-def test_unknown_and_absent_engines_say_what_to_use():
+def test_unknown_engines_say_what_to_use():
     with pytest.raises(ConfigurationError, match="Did you mean megatron"):
         get_training_backend("megatorn")
-    with pytest.raises(ConfigurationError, match="'vllm' is not part.*use 'megatron'"):
-        get_generation_backend("vllm")
+    with pytest.raises(ConfigurationError, match="Did you mean vllm"):
+        get_generation_backend("vlm")
     with pytest.raises(ConfigurationError, match="no module named nowhere"):
         get_training_backend("nowhere:Engine")
 
