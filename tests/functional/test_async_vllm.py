@@ -11,40 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.functional import tiny_task
+from benchmarks.async_vs_sync import recipe, write_model
 from tests.functional.ranks import run_ranks
 
 STEPS, KILLED_IN = 6, 3
-
-
-def recipe(model: str, folder: Path) -> dict[str, Any]:
-    """One process trains, an engine beside it samples one step ahead."""
-    values = tiny_task.recipe(Path(model), workers=1)
-    values["policy"]["generation"] = {
-        "backend": "vllm",
-        "max_new_tokens": 5,
-        "colocated": {"enabled": False, "resources": {"cpu_workers_per_node": 1}},
-    }
-    ahead = {
-        "enabled": True,
-        "max_staleness_steps": 1,
-        "in_flight_weight_updates": True,
-    }
-    values["grpo"] |= {
-        "max_num_steps": STEPS,
-        "val_period": 0,
-        "val_at_start": False,
-        "val_at_end": False,
-        "async_grpo": ahead,
-    }
-    values["loss_fn"] |= {
-        "use_importance_sampling_correction": True,
-        "truncated_importance_sampling_ratio": 2.0,
-    }
-    values["cluster"]["cpu_workers_per_node"] = 2
-    values["checkpointing"] = {"enabled": False}
-    values["logger"] |= {"log_dir": str(folder / "logs"), "console": "off"}
-    return values
 
 
 def _trained(_: Any, model: str, folder: Path) -> dict[str, Any]:
@@ -68,7 +38,9 @@ def _trained(_: Any, model: str, folder: Path) -> dict[str, Any]:
             [engine] = trainer.policy.stream.replicas
             result.restarts = engine.restarts
 
-    trainer = GRPOTrainer(recipe(model, folder))
+    values = recipe(Path(model), folder, 1, STEPS)
+    del values["policy"]["generation"]["guard"]  # all of it
+    trainer = GRPOTrainer(values)
     result = trainer.fit(callbacks=[Killer()])
     return {"history": result.history, "restarts": result.restarts}
 
@@ -88,5 +60,4 @@ def test_async_goes_on_after_its_engine_was_killed(tmp_path: Path) -> None:
 
 
 def _model(_: Any, folder: Path) -> str:
-    # Heads of 32 channels, the least that vLLM has CPU kernels for.
-    return str(tiny_task.make_model(folder, sft_steps=60, heads=2, kv_heads=1))
+    return str(write_model(folder))
