@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,10 +49,9 @@ class VLLMBackend:
         """
         self.settings = config
         self._batches = itertools.count()
-        if "vllm" not in sys.modules:
-            given = env.inherited()
-            variables = process_variables(config)
-            env.apply({k: v for k, v in variables.items() if k not in given})
+        given = env.inherited()
+        variables = process_variables(config)
+        env.apply({k: v for k, v in variables.items() if k not in given})
         require("vllm", instead="set policy.generation.backend to 'megatron'")
         self._engine: Any = _start(config)
         if config.scales_logits:

@@ -23,7 +23,8 @@ from vllm.platforms import current_platform
 
 from nemo_rl.backends.generation.vllm import cpu_weights, held
 from nemo_rl.backends.generation.vllm.answers import answering
-from nemo_rl.backends.refit.base import open_receiver
+from nemo_rl.backends.refit.base import TensorSpec, open_receiver
+from nemo_rl.backends.refit.digest import dtype_name
 from nemo_rl.utils.exceptions import RefitError
 
 # What vLLM would warn of, ``_load`` checks.
@@ -94,25 +95,25 @@ class WorkerExtension:
     ) -> int:
         """Load all weights, or raise with no layer in between two states."""
         model, config = self.model_runner.model, self.model_runner.model_config
-        counted, wanted = _Counted(weights), {n for n, _ in model.named_parameters()}
+        counted = _Counted(weights)
         initialize_layerwise_reload(model)
         try:
-            loaded = model.load_weights(iter(counted))
+            model.load_weights(iter(counted))
         except BaseException:
             _forget_parts(model)
             raise
         finally:
             finalize_layerwise_reload(model, config)
             cpu_weights.repack_tied(model)
-        missing = sorted(wanted - loaded) if loaded is not None else []
-        if missing and not partial and config.quantization is None:
+        missing = [] if partial else held.unsent_parameters(model, counted.specs)
+        if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
             raise RefitError(
-                f"{counted.number} tensors were sent, and none of them goes into "
-                f"{', '.join(missing[:3])}{more}: send all weights of the model, under "
-                "their Hugging Face names."
+                f"{len(counted.specs)} tensors were sent, and they leave "
+                f"{', '.join(missing[:3])}{more} of the engine unfilled: send all "
+                "weights of the model, under their Hugging Face names."
             )
-        return counted.number
+        return len(counted.specs)
 
 
 def _forget_parts(model: nn.Module) -> None:
@@ -127,17 +128,19 @@ def _forget_parts(model: nn.Module) -> None:
 
 
 class _Counted:
-    """Copies of the tensors of a stream, and how many there were.
+    """Copies of the tensors of a stream, and which there were.
 
     vLLM keeps tensors until their layer is complete; each would keep a whole bucket.
     """
 
     def __init__(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        self._weights, self.number = weights, 0
+        self._weights = weights
+        self.specs: list[TensorSpec] = []
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, tensor in self._weights:
-            self.number += 1
+            shape = tuple(tensor.shape)
+            self.specs.append(TensorSpec(name, dtype_name(tensor.dtype), shape))
             yield name, tensor.clone()
 
 

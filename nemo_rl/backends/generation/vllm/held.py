@@ -93,6 +93,27 @@ def held_weights(
     )
 
 
+def unsent_parameters(model: nn.Module, specs: Iterable[Spec]) -> list[str]:
+    """Parameters of a model that tensors like these do not fill; reads no value.
+
+    Args:
+        model: vLLM's, on this tensor-parallel rank.
+        specs: all tensors that were sent.
+
+    Returns:
+        vLLM's names of them; none where a tensor is read by no rule here.
+    """
+    filled: dict[int, int] = {}
+    for spec in specs:
+        try:
+            pieces = held_pieces(model, spec.name, tuple(spec.shape))
+        except Uncovered:
+            return []
+        for piece in pieces:
+            filled[piece.owner] = filled.get(piece.owner, 0) + piece.data.numel()
+    return _unsent(model, filled)
+
+
 def _not_finite(data: Tensor) -> int:
     """Elements that are NaN or infinite; one cheap pass where there are none."""
     if not data.is_floating_point() or bool(data.sum(dtype=torch.float32).isfinite()):
