@@ -55,10 +55,7 @@ wait_for_step() {
 watch_step() {
     while kill -0 "$STEP_PID" 2>/dev/null; do
         if [ -e "$ATTEMPT_DIR/exit_code" ]; then
-            sleep 6
-            kill -TERM "$STEP_PID" 2>/dev/null
-            sleep 1
-            kill -TERM "$STEP_PID" 2>/dev/null
+            for pause in 6 1; do sleep "$pause"; kill -TERM "$STEP_PID" 2>/dev/null; done
             sleep 5
             kill -KILL "$STEP_PID" 2>/dev/null
             return
@@ -79,9 +76,11 @@ report_last_attempt() {
 }
 
 # An attempt that saved no new checkpoint, twice in a row, would never end.
+# CANCEL is made by nemo-rl cancel.
 may_requeue() {
     local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))/progress
     cp "$RUN_DIR/PROGRESS" "$ATTEMPT_DIR/progress" 2>/dev/null || : > "$ATTEMPT_DIR/progress"
+    [ ! -e "$RUN_DIR/CANCEL" ] || { say "not requeued: cancelled"; return 1; }
     if [ "$((ATTEMPT + 1))" -ge "${NEMO_RL_MAX_ATTEMPTS:-20}" ]; then
         say "not requeued: this was attempt $ATTEMPT and NEMO_RL_MAX_ATTEMPTS is ${NEMO_RL_MAX_ATTEMPTS:-20}"
         return 1
@@ -124,7 +123,7 @@ if ! { mkdir -p "$ATTEMPT_DIR" && chmod 700 "$ATTEMPT_DIR"; }; then
     say "cannot write $RUN_DIR"
     exit 2
 fi
-rm -f "$RUN_DIR/PREEMPT"
+rm -f "$RUN_DIR/PREEMPT" "$RUN_DIR/CANCEL"
 say "attempt $ATTEMPT on $SLURM_JOB_NODELIST; log in $RUN_DIR/job.log"
 exec >> "$RUN_DIR/job.log" 2>&1
 say "attempt $ATTEMPT: $RECIPE ${OVERRIDES[*]:-} $* on $SLURM_JOB_NODELIST"

@@ -7,7 +7,6 @@ Rank-aware: only rank 0 has sinks, so that other ranks may call it all the same.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,15 +15,12 @@ from typing import Any
 
 from nemo_rl.infra.sinks import JsonlSink, Sink, TensorBoardSink
 from nemo_rl.infra.tracking_sinks import MlflowSink, WandbSink
+from nemo_rl.utils.secrets import masked
 
 log = logging.getLogger(__name__)
 
 GROUPS = ("train", "val", "timing", "gpu", "system")
 """First parts of a tag. A metric that has one already is not prefixed again."""
-
-_SECRET = re.compile(
-    r"(^|_)(api_?key|password|secret|credentials?|(access|auth|bearer|hf)_token)$", re.I
-)
 
 
 class LoggerFacade:
@@ -237,18 +233,6 @@ def _number(value: Any) -> float | None:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         return None
-
-
-def masked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy without secrets: the value of `api_key` and the like becomes "***"."""
-    copy: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            copy[key] = masked(value)
-        else:
-            secret = value is not None and _SECRET.search(str(key))
-            copy[key] = "***" if secret else value
-    return copy
 
 
 def samples_markdown(samples: Sequence[Mapping[str, Any]]) -> str:

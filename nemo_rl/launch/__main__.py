@@ -5,6 +5,7 @@
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
     nemo-rl eval --help       a model's answers to a data set, scored
     nemo-rl diagnose --help   whether sampling and training of a model agree
+    nemo-rl status | logs | attach | cancel | report RUN      a run and its jobs
 
 It needs no torch: a wrong size fails on the login node, not in the queue.
 """
@@ -22,15 +23,22 @@ from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
+from nemo_rl.launch.manifest import record_submission
+from nemo_rl.launch.runs import attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
 from nemo_rl.models import diagnose
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
 
 COMMANDS = {
+    "attach": attach.main,
+    "cancel": cancel.main,
     "convert": convert_cli.main,
     "diagnose": diagnose.main,
     "eval": evals_cli.main,
+    "logs": logs.main,
+    "report": report.main,
+    "status": status.main,
 }
 """First word of the command line -> what it is handed to."""
 
@@ -109,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     job = submit.submit(spec, root=root, site=place)
     folder = spec.run_dir or f"results/{spec.name}/{job.job_id}"
+    record_submission(root / folder, spec, [job.job_id], root=root, site=place)
     print(f"submitted job {job.job_id}: {spec.nodes} nodes; log: {folder}/job.log")
     if options.wait:
         return submit.wait_for(job.job_id, root=root, site=place)

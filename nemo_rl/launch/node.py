@@ -17,6 +17,7 @@ from pathlib import Path
 from nemo_rl.launch import bulletin as board
 from nemo_rl.launch.allocation import Allocation, address_of
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.manifest import record_start
 from nemo_rl.launch.processes import Child, adopt_orphans, end_all
 from nemo_rl.launch.ray_nodes import alive_addresses
 from nemo_rl.launch.ray_start import (
@@ -79,6 +80,14 @@ class Agent(Watcher):
     # ---- head
 
     def _run_head(self) -> int:
+        record_start(
+            self.options.run_dir,
+            self.options.attempt_dir,
+            self.job,
+            recipe=self.options.recipe,
+            overrides=self.options.overrides,
+            temp_dir=self.temp_dir,
+        )
         write_token(self.token)
         address = f"{self.ip}:{self.ports.gcs}"
         env.apply(client_environment(self.token))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from nemo_rl.distributed.rank import environment
 from nemo_rl.launch.job import JobSpec
+from nemo_rl.launch.scheduler import Scheduler
 from nemo_rl.launch.script import render
 from nemo_rl.launch.site import Site
 from nemo_rl.utils import env
@@ -22,10 +22,6 @@ from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.imports import require
 
 POLL_S = 5.0
-ENDED = {
-    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"),
-    *("OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"),
-}
 
 
 def submit(spec: JobSpec, *, root: Path, site: Site) -> Any:
@@ -80,23 +76,11 @@ def ask_slurm(spec: JobSpec, *, root: Path, site: Site) -> str:
 def wait_for(job_id: str, *, root: Path, site: Site) -> int:
     """Wait for a job; return its exit code.
 
-    Asks slurmctld, which knows a job for some minutes after its end; accounting may
-    be switched off. One failed question is no answer: slurmctld may be restarting.
-
     Raises:
-        LaunchError: slurmctld does not know the job any more.
+        LaunchError: SLURM does not know the job any more, or has been silent for long.
     """
-    failures = 0
-    while failures < 5:
-        command = ["scontrol", "--oneliner", "show", "job", job_id]
-        done = _run(command, root, site)
-        words = dict(w.split("=", 1) for w in done.stdout.split() if "=" in w)
-        failures = failures + 1 if "JobState" not in words else 0
-        if words.get("JobState") in ENDED:
-            code, _, number = words["ExitCode"].partition(":")
-            return int(code) or (128 + int(number) if int(number) else 0)
-        time.sleep(POLL_S)
-    raise LaunchError(f"SLURM does not know job {job_id}: {done.stderr.strip()}")
+    scheduler = Scheduler(site.variables, root)
+    return scheduler.wait(int(job_id), poll_s=POLL_S).exit_code or 0
 
 
 def _run(

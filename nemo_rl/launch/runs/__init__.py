@@ -1,0 +1,1 @@
+"""Runs after their submission: status, logs, attach, cancel, report."""

@@ -1,0 +1,86 @@
+"""What this user's runs are doing, or one run in full.
+
+{prog}                  the newest runs of this checkout
+{prog} 4711 --watch     one run, drawn anew every 10 seconds until it has ended
+{prog} 4711 --json      for programs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from nemo_rl.launch.runs import cli, view
+from nemo_rl.launch.runs.find import all_runs
+from nemo_rl.launch.runs.folder import RunFolder
+from nemo_rl.launch.runs.state import FINAL, RunState, look
+from nemo_rl.launch.scheduler import Scheduler
+
+SHORTEST_WATCH_S = 2.0
+
+
+def main(argv: Sequence[str] | None = None, program: str = "nemo-rl status") -> int:
+    """Command line: [RUN] [--json] [--watch [SECONDS]] [--limit N] [--no-slurm]."""
+    parser = cli.make_parser(program, __doc__, run="?")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="again every SECONDS (10)",
+    )
+    parser.add_argument("--limit", type=int, default=20, help="runs in the table (20)")
+    parser.add_argument(
+        "--no-slurm", action="store_true", help="ask nobody; read files only"
+    )
+    options = cli.parsed(parser, argv)
+    return cli.guarded(lambda: _run(options), options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    scheduler = None if options.no_slurm else cli.scheduler_of()
+    if options.watch is None or options.json:
+        states = _look(options, scheduler)
+        if options.json:
+            found = [state.as_json() for state in states]
+            print(json.dumps(found[0] if options.run else found, indent=2))
+        else:
+            view.console().print(_drawn(options, states))
+        return 0
+    pause = max(SHORTEST_WATCH_S, options.watch)
+    with Live(console=view.console(), auto_refresh=False) as live:
+        while True:
+            states = _look(options, scheduler)
+            live.update(_drawn(options, states), refresh=True)
+            if options.run and states[0].state in FINAL:
+                return 0
+            time.sleep(pause)
+
+
+def _look(options: argparse.Namespace, scheduler: Scheduler | None) -> list[RunState]:
+    if options.run:
+        return look([cli.run_of(options)], scheduler)
+    runs = all_runs(cli.root_of(options))[: options.limit]
+    # Where nothing was ever submitted there is nothing to ask SLURM for.
+    return look(runs, scheduler) if runs else []
+
+
+def _drawn(options: argparse.Namespace, states: list[RunState]) -> RenderableType:
+    if options.run:
+        return view.draw_run(states[0])
+    if not states:
+        return Text(f"no runs below {cli.root_of(options) / 'results'}")
+    return view.draw_table(states)
+
+
+def fresh(state: RunState, scheduler: Scheduler | None) -> RunState:
+    """Return the same run, looked at again."""
+    return look([RunFolder(state.run.path)], scheduler)[0]

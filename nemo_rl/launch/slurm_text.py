@@ -1,0 +1,208 @@
+"""What squeue, scontrol and sacct print, as Jobs. Pure text; asks nobody.
+
+Only formats that SLURM 20.11 to 25 share: `squeue -o`, `scontrol --oneliner`, `sacct
+--parsable2`. Their JSON is absent in some builds and changes between versions.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+
+SQUEUE_FORMAT = "%A|%T|%D|%L|%M|%S|%V|%N|%E|%P|%r|%j"
+"""Free text comes last, so that a separator in it does no harm."""
+SACCT_FORMAT = (
+    "JobIDRaw,State,ExitCode,NNodes,ElapsedRaw,Submit,Start,End,NodeList,JobName"
+)
+ENDED = frozenset(
+    {
+        *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"),
+        *("OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED", "REVOKED"),
+        *("LAUNCH_FAILED", "EXPIRED"),
+    }
+)
+"""States after which a job does not run again by itself."""
+WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"})
+_FIELD = re.compile(r"(?:^|\s)([A-Z][A-Za-z0-9_:/]*)=")
+_NOTHING = {"", "N/A", "NONE", "UNKNOWN", "(NULL)", "INVALID", "NOT_SET", "UNLIMITED"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What SLURM says of one job; None and "" where it does not say."""
+
+    job_id: int
+    """SLURM_JOB_ID of the job's processes; an array's task has its own."""
+    state: str
+    """Long name without additions: RUNNING, PENDING, CANCELLED ..."""
+    name: str = ""
+    reason: str = ""
+    """Why it waits, or why it ended."""
+    partition: str = ""
+    num_nodes: int | None = None
+    nodes: str = ""
+    """Compressed list of the nodes it has or had."""
+    submitted: datetime | None = None
+    started: datetime | None = None
+    """Start; of a waiting job the expected one. Cluster's local time."""
+    ended: datetime | None = None
+    elapsed_s: int | None = None
+    """Seconds the present or last attempt has run."""
+    left_s: int | None = None
+    """Seconds until the time limit; None: none, or not running."""
+    exit_code: int | None = None
+    """As a shell counts: 128 + n when signal n ended it."""
+    dependency: str = ""
+    """As in "afterany:17(unfulfilled)"."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will not run again by itself."""
+        return self.state in ENDED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is in the queue."""
+        return self.state in WAITING
+
+
+def parse_squeue(text: str) -> dict[int, Job]:
+    """Return the jobs of `squeue --noheader --format=SQUEUE_FORMAT` by number."""
+    jobs = {}
+    count = SQUEUE_FORMAT.count("|")
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split("|", count)]
+        if len(parts) != count + 1 or not parts[0].isdigit():
+            continue
+        job = Job(
+            job_id=int(parts[0]),
+            state=_state(parts[1]),
+            num_nodes=_count(parts[2]),
+            left_s=seconds_of(parts[3]),
+            elapsed_s=seconds_of(parts[4]),
+            started=time_of(parts[5]),
+            submitted=time_of(parts[6]),
+            nodes=_text(parts[7]),
+            dependency=_text(parts[8]),
+            partition=parts[9],
+            reason=_text(parts[10]),
+            name=parts[11],
+        )
+        jobs[job.job_id] = job
+    return jobs
+
+
+def parse_scontrol(text: str) -> Job | None:
+    """Return the job of `scontrol --oneliner show job N`, None where there is none."""
+    line = next((x for x in text.splitlines() if x.startswith("JobId=")), "")
+    fields: dict[str, str] = {}
+    marks = list(_FIELD.finditer(line))
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        end = following.start() if following else len(line)
+        # The first wins: arguments of the script, at the end, may look like fields.
+        fields.setdefault(mark[1], line[mark.end() : end].strip())
+    if "JobState" not in fields or not fields["JobId"].isdigit():
+        return None
+    state = _state(fields["JobState"])
+    waiting = state in WAITING
+    limit = seconds_of(fields.get("TimeLimit", ""))
+    elapsed = seconds_of(fields.get("RunTime", ""))
+    left = None
+    if limit is not None and elapsed is not None and not (waiting or state in ENDED):
+        left = max(0, limit - elapsed)
+    return Job(
+        job_id=int(fields["JobId"]),
+        state=state,
+        name=fields.get("JobName", ""),
+        reason=_text(fields.get("Reason", "")),
+        partition=fields.get("Partition", ""),
+        num_nodes=_count(fields.get("NumNodes", "").partition("-")[0]),
+        nodes=_text(fields.get("NodeList", "")),
+        submitted=time_of(fields.get("SubmitTime", "")),
+        started=time_of(fields.get("StartTime", "")),
+        ended=time_of(fields.get("EndTime", "")) if state in ENDED else None,
+        elapsed_s=elapsed,
+        left_s=left,
+        exit_code=_exit_code(fields.get("ExitCode", "")),
+        dependency=_text(fields.get("Dependency", "")),
+    )
+
+
+def parse_sacct(text: str) -> dict[int, Job]:
+    """Return the jobs of `sacct --parsable2 --noheader --format=SACCT_FORMAT`.
+
+    Steps (17.batch, 17.0) are left out. Of a job that was requeued the last line is
+    its present run.
+    """
+    jobs = {}
+    count = SACCT_FORMAT.count(",")
+    for line in text.splitlines():
+        parts = [part.strip() for part in line.split("|", count)]
+        if len(parts) != count + 1 or not parts[0].isdigit():
+            continue
+        job = Job(
+            job_id=int(parts[0]),
+            state=_state(parts[1]),
+            exit_code=_exit_code(parts[2]),
+            num_nodes=_count(parts[3]),
+            elapsed_s=_count(parts[4]),
+            submitted=time_of(parts[5]),
+            started=time_of(parts[6]),
+            ended=time_of(parts[7]),
+            nodes=_text(parts[8].replace("None assigned", "")),
+            name=parts[9],
+        )
+        jobs[job.job_id] = job
+    return jobs
+
+
+def parse_version(text: str) -> tuple[int, int] | None:
+    """Return (22, 5) for "slurm 22.05.8", "slurm-wlm 22.05.8" and the like."""
+    match = re.search(r"slurm\S*\s+(\d+)\.(\d+)", text, re.I)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def seconds_of(text: str) -> int | None:
+    """Return the seconds of "1-02:03:04", "02:03:04" or "03:04"; None of no time.
+
+    Example:
+        >>> seconds_of("1-00:00:10")
+        86410
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def time_of(text: str) -> datetime | None:
+    """Return the local time of "2026-11-21T20:13:25"; None of "N/A" and "Unknown"."""
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+
+
+def _state(text: str) -> str:
+    """Without additions: "CANCELLED by 1000", "RUNNING+", "COMPLETED*"."""
+    word = text.split()[0] if text.split() else ""
+    return word.split(",")[0].rstrip("+*").upper()
+
+
+def _text(value: str) -> str:
+    return "" if value.strip().upper() in _NOTHING else value.strip()
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
+
+
+def _exit_code(text: str) -> int | None:
+    """Return 2 for "2:0" and 143 for "0:15"."""
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        return None
+    code, number = int(match[1]), int(match[2])
+    return code or (128 + number if number else 0)
