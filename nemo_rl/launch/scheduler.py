@@ -31,11 +31,6 @@ ANSWER_LIMIT_S = 60.0
 SILENCE_LIMIT_S = 600.0
 _CHANGES_OUTPUT = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT")
 """Beginnings of variables by which users change what the commands print."""
-_OUT_OF_REACH = (
-    *("unable to contact", "connection refused", "connection timed out"),
-    *("socket timed out", "communication", "zero bytes were transmitted"),
-    *("in standby mode", "not responding", "failed to fetch config"),
-)
 _NO_SUCH_JOB = ("invalid job id", "no jobs in the system", "not found")
 
 
@@ -180,8 +175,7 @@ class Scheduler:
         """Cancel jobs, all in one call; those that have ended are no error.
 
         Raises:
-            SchedulerUnreachable: no answer.
-            LaunchError: SLURM refused.
+            LaunchError: SLURM refused, or did not answer.
         """
         numbers = [str(number) for number in sorted(set(job_ids))]
         if not numbers:
@@ -190,7 +184,7 @@ class Scheduler:
         text = done.stderr.lower()
         harmless = ("already completing or completed", "invalid job id")
         if done.returncode and not any(words in text for words in harmless):
-            raise self._error("scancel", done.stderr)
+            raise LaunchError(f"scancel failed: {' '.join(done.stderr.split())}")
 
     # ---- commands
 
@@ -200,14 +194,14 @@ class Scheduler:
         command = ["squeue", "--noheader", "--states=all", who]
         done = self._run([*command, f"--format={SQUEUE_FORMAT}"])
         if done.returncode:
-            raise self._error("squeue", done.stderr)
+            raise _unreachable("squeue", done.stderr)
         return parse_squeue(done.stdout)
 
     def _show(self, job_id: int) -> Job | None:
         done = self._run(["scontrol", "--oneliner", "show", "job", str(job_id)])
         job = parse_scontrol(done.stdout)
         if job is None and not _says(done.stderr + done.stdout, _NO_SUCH_JOB):
-            raise self._error("scontrol", done.stderr)
+            raise _unreachable("scontrol", done.stderr)
         return job
 
     def _accounts(self, job_ids: list[int]) -> dict[int, Job]:
@@ -259,16 +253,13 @@ class Scheduler:
                 "--no-slurm."
             ) from None
 
-    @staticmethod
-    def _error(command: str, text: str) -> LaunchError:
-        words = " ".join(text.split()) or "it said nothing"
-        if _says(text, _OUT_OF_REACH):
-            return SchedulerUnreachable(
-                f"SLURM's controller does not answer {command}: {words}. Nothing is "
-                "known of the jobs until it does; what a run wrote can be read "
-                "without it: --no-slurm."
-            )
-        return LaunchError(f"{command} failed: {words}")
+
+def _unreachable(command: str, text: str) -> SchedulerUnreachable:
+    words = " ".join(text.split()) or "it said nothing"
+    return SchedulerUnreachable(
+        f"SLURM does not answer {command}: {words}. Nothing is known of the jobs until "
+        "it does; what a run wrote can be read without it: --no-slurm."
+    )
 
 
 def _says(text: str, words: Iterable[str]) -> bool:

@@ -98,8 +98,8 @@ def parse_scontrol(text: str) -> Job | None:
     line = next((x for x in text.splitlines() if x.startswith("JobId=")), "")
     fields: dict[str, str] = {}
     marks = list(_FIELD.finditer(line))
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        end = following.start() if following else len(line)
+    for index, mark in enumerate(marks):
+        end = marks[index + 1].start() if index + 1 < len(marks) else len(line)
         # The first wins: arguments of the script, at the end, may look like fields.
         fields.setdefault(mark[1], line[mark.end() : end].strip())
     if "JobState" not in fields or not fields["JobId"].isdigit():

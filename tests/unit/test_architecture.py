@@ -84,6 +84,7 @@ TESTED_ELSEWHERE = {
 TESTED_TOGETHER = {
     "backends/refit": "unit/backends/refit/test_transports.py",
     "converters/families": "unit/converters/test_families.py",
+    "launch/runs": "unit/launch/test_runs.py",
 }
 """Folder of the package -> test file that covers each of its modules alike."""
 

@@ -50,8 +50,16 @@ def main(argv: Sequence[str] | None = None, program: str = "nemo-rl attach") -> 
     options = cli.parsed(parser, words)
 
     def run() -> int:
-        state = look([cli.run_of(options)], cli.scheduler_of())[0]
+        scheduler = cli.scheduler_of()
+        _ = scheduler.version  # --overlap is as old as the oldest SLURM it accepts.
+        state = look([cli.run_of(options)], scheduler)[0]
         words = attach_command(state, options.node, command, root=cli.root_of(options))
+        pyxis = any(word.startswith("--container-image=") for word in words)
+        if pyxis and not scheduler.can_name_containers:
+            raise LaunchError(
+                "the run is in a pyxis container, but srun here has no option "
+                "--container-image: attach from a login node of its cluster."
+            )
         if options.dry_run:
             print(shlex.join(words))
             return 0

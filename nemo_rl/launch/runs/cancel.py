@@ -9,6 +9,7 @@ goes on from the checkpoint.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -88,8 +89,13 @@ def cancel(
     if rest:
         scheduler.cancel(rest)
         say(f"cancelled {_named(rest)}")
+    say(f"{_named(running)} ended")
     path, _ = RunFolder(run.path).checkpoint
     say(f"last checkpoint: {path or 'none'}")
+    if path and run.facts.get("recipe"):
+        words = [run.facts["recipe"], *run.facts.get("overrides", ())]
+        words += ["--run-dir", str(run.path)]
+        say(f"to go on: python -m nemo_rl.launch {shlex.join(words)}")
     return 0
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nemo_rl.launch import driver, site
-from nemo_rl.launch.runs.find import find_run
+from nemo_rl.launch.runs.find import find_run, unfolded
 from nemo_rl.launch.runs.folder import RunFolder
 from nemo_rl.launch.scheduler import Scheduler
 from nemo_rl.utils import env
+from nemo_rl.utils.exceptions import LaunchError
 
 RUN_HELP = "job number, <recipe>/<job id>, or the path of a run folder"
 
@@ -50,12 +52,33 @@ def run_of(options: argparse.Namespace) -> RunFolder:
     Raises:
         LaunchError: there is no such run.
     """
-    return find_run(options.run, root_of(options))
+    root = root_of(options)
+    try:
+        return find_run(options.run, root)
+    except LaunchError:
+        if not options.run.isdigit() or getattr(options, "no_slurm", False):
+            raise
+        runs = _waiting_run(int(options.run), root)
+        if not runs:
+            raise
+        return runs[0]
 
 
-def scheduler_of(run: RunFolder | None = None) -> Scheduler:
+def _waiting_run(number: int, root: Path) -> list[RunFolder]:
+    """Return the run of a job that has made no folder yet, [] where there is none."""
+    scheduler = scheduler_or_none()
+    job = scheduler.find(number) if scheduler else None
+    return unfolded([job], [], root) if job else []
+
+
+def scheduler_of() -> Scheduler:
     """Return the scheduler of this machine."""
-    return Scheduler(cwd=run.path if run else None)
+    return Scheduler()
+
+
+def scheduler_or_none(*, wanted: bool = True) -> Scheduler | None:
+    """Return the scheduler, None where it is not wanted or not installed here."""
+    return Scheduler() if wanted and shutil.which("squeue") else None
 
 
 def guarded(command: Callable[[], int], options: argparse.Namespace) -> int:

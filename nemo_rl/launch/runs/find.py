@@ -6,10 +6,12 @@ Reads folders only; asks no scheduler.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from nemo_rl.launch.runs.attempt import text_of
 from nemo_rl.launch.runs.folder import RunFolder, is_run
+from nemo_rl.launch.slurm_text import Job
 from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.suggest import did_you_mean
 
@@ -49,6 +51,24 @@ def find_run(text: str, root: Path) -> RunFolder:
         if found is not None:
             return found
     raise LaunchError(_no_run(text, root))
+
+
+def unfolded(
+    jobs: Iterable[Job], known: Iterable[RunFolder], root: Path
+) -> list[RunFolder]:
+    """Return the runs of jobs whose folder is not there yet.
+
+    A recipe's script that was given to sbatch by hand makes its folder when it
+    starts. Such a job has the name of a recipe.
+    """
+    numbers = {number for run in known for number in run.job_ids}
+    return [
+        RunFolder(root / RESULTS / job.name / str(job.job_id))
+        for job in sorted(jobs, key=lambda job: -job.job_id)
+        if job.job_id not in numbers
+        and not job.has_ended
+        and (root / "recipes" / f"{job.name}.yaml").is_file()
+    ]
 
 
 def _of_job(number: int, root: Path) -> RunFolder | None:

@@ -22,6 +22,7 @@ from nemo_rl.launch.runs.attempt import Attempt, changed_at, text_of
 
 ATTEMPTS = "attempts"
 JOB_LOG = "job.log"
+RESOLVED = "resolved.yaml"
 _TAIL_BYTES = 256 * 1024
 _STEPS_FOR_ESTIMATE = 20
 _ATTEMPT = re.compile(r"(\d+)\.(\d+)")
@@ -100,7 +101,7 @@ class RunFolder:
         """resolved.yaml, the configuration as it ran; {} before training began."""
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         try:
-            content = yaml.load(text_of(self.path / "resolved.yaml"), loader)  # noqa: S506
+            content = yaml.load(text_of(self.path / RESOLVED), loader)  # noqa: S506
         except yaml.YAMLError:
             return {}
         return content if isinstance(content, dict) else {}
@@ -169,7 +170,9 @@ class RunFolder:
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
-    return any((path / name).exists() for name in (manifest.RUN, ATTEMPTS, JOB_LOG))
+    return any(
+        (path / name).exists() for name in (manifest.RUN, ATTEMPTS, JOB_LOG, RESOLVED)
+    )
 
 
 def _is_step(row: Mapping[str, Any]) -> bool:

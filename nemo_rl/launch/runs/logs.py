@@ -26,7 +26,7 @@ from nemo_rl.utils.exceptions import LaunchError
 TAIL_LINES = 200
 POLL_S = 0.5
 ASK_EVERY_S = 15.0
-_BEGINS = re.compile(r"^\S+ job (\d+): attempt (\d+): ")
+_BEGINS = re.compile(r"^\S+ \S+ job (\d+): attempt (\d+): ")
 
 
 def main(argv: Sequence[str] | None = None, program: str = "nemo-rl logs") -> int:

@@ -18,6 +18,7 @@ from rich.markdown import Markdown
 
 from nemo_rl.api.functional import algorithm_of, config_class
 from nemo_rl.infra.progress import duration, number, sparkline
+from nemo_rl.launch import driver
 from nemo_rl.launch.runs import cli, view
 from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.folder import RunFolder
@@ -29,7 +30,7 @@ from nemo_rl.utils.secrets import masked
 
 LOG_LINES = 20
 _CURVE_WIDTH = 60
-_ABSENT = object()
+_ABSENT = ...
 
 
 def main(argv: Sequence[str] | None = None, program: str = "nemo-rl report") -> int:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None, program: str = "nemo-rl report") -> 
 
 def _run(options: argparse.Namespace) -> int:
     run = cli.run_of(options)
-    scheduler = None if options.no_slurm else cli.scheduler_of()
+    scheduler = cli.scheduler_or_none(wanted=not options.no_slurm)
     text = render(look([run], scheduler)[0])
     if options.output is None:
         view.console().print(Markdown(text))
@@ -78,6 +79,8 @@ def render(state: RunState) -> str:
 def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return (key, value, default) of what differs from the algorithm's defaults.
 
+    The default of a key that has none is `...`.
+
     Args:
         config: a whole configuration, as in resolved.yaml.
 
@@ -89,10 +92,13 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     least = {"algorithm": algorithm, "policy": {"model_name": model}}
     defaults = config_class(algorithm).from_mapping(least).to_dict()
     ours, theirs = _flat(masked(config)), _flat(defaults)
+    # The model has no default; the folders are the run's own.
+    theirs["policy.model_name"] = _ABSENT
+    folders = {f"{section}.{key}" for section, key in driver.PLACES}
     return [
-        (key, value, None if theirs.get(key, _ABSENT) is _ABSENT else theirs[key])
+        (key, value, theirs.get(key, _ABSENT))
         for key, value in ours.items()
-        if theirs.get(key, _ABSENT) != value or key == "policy.model_name"
+        if theirs.get(key, _ABSENT) != value and key not in folders
     ]
 
 
@@ -215,6 +221,8 @@ def _fenced(text: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if value is _ABSENT:
+        return "-"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

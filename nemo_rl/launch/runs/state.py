@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from nemo_rl.launch.runs.find import unfolded
 from nemo_rl.launch.runs.folder import RunFolder
 from nemo_rl.launch.scheduler import Scheduler
 from nemo_rl.launch.slurm_text import Job
@@ -86,6 +88,9 @@ class RunState:
             return _ENDS.get(job.state, "failed")
         if last is not None and last.seems_alive:
             return "running"
+        training = self.run.training
+        if not self.run.job_ids and training and training.total_steps == training.step:
+            return "done"
         return "unknown"
 
     @property
@@ -96,6 +101,8 @@ class RunState:
             words = _REASONS.get(job.reason, "")
             return f"{job.reason}: {words}" if words else job.reason
         if self.state == "unknown":
+            if not self.run.job_ids:
+                return "a run without SLURM, stopped or still at work"
             if not attempts:
                 return "no attempt began, and SLURM does not know its jobs (any more)"
             return f"the last attempt {attempts[-1].outcome}"
@@ -111,7 +118,17 @@ class RunState:
     @property
     def left_s(self) -> float | None:
         """Seconds left of the allocation; None if it does not run or has no limit."""
-        return self.job.left_s if self.job is not None else None
+        job = self.job
+        alive = job is not None and not job.has_ended and not job.is_waiting
+        return job.left_s if job is not None and alive else None
+
+    @property
+    def submitted_at(self) -> float | None:
+        """Seconds since 1970."""
+        job = self.job
+        if self.run.submitted_at is None and job is not None and job.submitted:
+            return job.submitted.timestamp()
+        return self.run.submitted_at
 
     def as_json(self) -> dict[str, Any]:
         """Everything that `status` shows, for programs; times in seconds since 1970."""
@@ -132,7 +149,7 @@ class RunState:
             "num_nodes": (job.num_nodes if job else None) or run.facts.get("nodes"),
             "expected_start": start if job and job.is_waiting else None,
             "seconds_left": self.left_s,
-            "submitted_at": run.submitted_at,
+            "submitted_at": self.submitted_at,
             "attempts": [
                 {
                     "attempt": attempt.label,
@@ -153,18 +170,25 @@ class RunState:
         }
 
 
-def look(runs: Iterable[RunFolder], scheduler: Scheduler | None) -> list[RunState]:
+def look(
+    runs: Iterable[RunFolder],
+    scheduler: Scheduler | None,
+    *,
+    root: Path | None = None,
+) -> list[RunState]:
     """Put runs and their jobs together; a constant number of questions to SLURM.
 
     Args:
         runs: the folders.
         scheduler: None: nobody is asked, the files alone speak.
+        root: the checkout: its waiting jobs that have no folder yet come first.
 
     Raises:
         SchedulerUnreachable: SLURM does not answer.
     """
     runs = list(runs)
-    if scheduler is None:
+    asked = root is not None or any(run.job_ids for run in runs)
+    if scheduler is None or not asked:
         return [RunState(run, {}) for run in runs]
     open_runs = [run for run in runs if _may_be_open(run)]
     since = time.time() - EXPECTED_S
@@ -177,6 +201,8 @@ def look(runs: Iterable[RunFolder], scheduler: Scheduler | None) -> list[RunStat
     jobs = scheduler.mine(young)
     rest = {n for run in open_runs for n in run.job_ids} - set(jobs) - young
     jobs |= scheduler.accounts(rest)
+    if root is not None:
+        runs = [*unfolded(jobs.values(), runs, root), *runs]
     states = [RunState(run, jobs) for run in runs]
     if len(runs) == 1 and (number := _undecided(states[0])):
         # One run is worth one question more: scontrol knows exit codes.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 
@@ -18,7 +19,6 @@ from rich.text import Text
 
 from nemo_rl.launch.runs import cli, view
 from nemo_rl.launch.runs.find import all_runs
-from nemo_rl.launch.runs.folder import RunFolder
 from nemo_rl.launch.runs.state import FINAL, RunState, look
 from nemo_rl.launch.scheduler import Scheduler
 
@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None, program: str = "nemo-rl status") -> 
 
 
 def _run(options: argparse.Namespace) -> int:
-    scheduler = None if options.no_slurm else cli.scheduler_of()
+    scheduler = cli.scheduler_or_none(wanted=not options.no_slurm)
+    if scheduler is None and not options.no_slurm:
+        print("SLURM is not installed here: the files alone speak", file=sys.stderr)
     if options.watch is None or options.json:
         states = _look(options, scheduler)
         if options.json:
@@ -68,9 +70,8 @@ def _run(options: argparse.Namespace) -> int:
 def _look(options: argparse.Namespace, scheduler: Scheduler | None) -> list[RunState]:
     if options.run:
         return look([cli.run_of(options)], scheduler)
-    runs = all_runs(cli.root_of(options))[: options.limit]
-    # Where nothing was ever submitted there is nothing to ask SLURM for.
-    return look(runs, scheduler) if runs else []
+    root = cli.root_of(options)
+    return look(all_runs(root)[: options.limit], scheduler, root=root)
 
 
 def _drawn(options: argparse.Namespace, states: list[RunState]) -> RenderableType:
@@ -79,8 +80,3 @@ def _drawn(options: argparse.Namespace, states: list[RunState]) -> RenderableTyp
     if not states:
         return Text(f"no runs below {cli.root_of(options) / 'results'}")
     return view.draw_table(states)
-
-
-def fresh(state: RunState, scheduler: Scheduler | None) -> RunState:
-    """Return the same run, looked at again."""
-    return look([RunFolder(state.run.path)], scheduler)[0]

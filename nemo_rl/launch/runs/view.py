@@ -50,15 +50,15 @@ def draw_table(states: Sequence[RunState]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=_LABEL)
     for name in ("run", "state"):
         table.add_column(name, no_wrap=True)
-    for name in ("nodes", "step", "reward", "attempts", "left", "age"):
+    for name in ("nodes", "step", "value", "tries", "left", "age"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    table.add_column("why", overflow="fold")
     for state in states:
         run, training = state.run, state.run.training
         count = (state.job.num_nodes if state.job else None) or run.facts.get("nodes")
-        headline = "" if training is None else number(training.value)
-        if training is not None and training.headline not in ("reward", ""):
-            headline = f"{training.headline} {headline}"
+        headline = ""
+        if training is not None and training.headline:
+            headline = f"{training.headline} {number(training.value)}"
         table.add_row(
             run.label,
             state_text(state),
@@ -67,8 +67,8 @@ def draw_table(states: Sequence[RunState]) -> RenderableType:
             headline,
             str(len(run.attempts) or ""),
             "" if state.left_s is None else duration(state.left_s),
-            ago(run.submitted_at, suffix=""),
-            Text(state.why, style=_LABEL),
+            ago(state.submitted_at, suffix=""),
+            Text(shortened(state.why, 60), style=_LABEL),
         )
     return table
 
@@ -99,7 +99,7 @@ def draw_run(state: RunState) -> RenderableType:
     table.add_row("log", str(run.log))
     parts: list[RenderableType] = [table]
     if run.attempts:
-        parts += [Text(), draw_attempts(run.attempts)]
+        parts.append(draw_attempts(run.attempts))
     if len(state.run.job_ids) > 1:
         numbers = ", ".join(map(str, run.job_ids))
         parts.append(Text(f"jobs of this run: {numbers}", style=_LABEL))

@@ -72,15 +72,16 @@ def test_without_slurm(tmp_path, monkeypatch):
 
 def test_wait_for_returns_the_jobs_exit_code(tmp_path, programs, monkeypatch):
     monkeypatch.setattr("nemo_rl.launch.submit.POLL_S", 0.01)
+    monkeypatch.setattr("nemo_rl.launch.scheduler.ASK_AGAIN_S", 0.01)
     programs(
         "scontrol",
         "n=$(cat n 2>/dev/null || echo 0); echo $((n + 1)) > n; "
-        'case $n in 0) echo "JobState=RUNNING ExitCode=0:0";; 1) exit 1;; '
-        '*) echo "JobState=FAILED ExitCode=2:0";; esac',
+        'case $n in 0) echo "JobId=42 JobState=RUNNING ExitCode=0:0";; 1) exit 1;; '
+        '*) echo "JobId=42 JobState=FAILED ExitCode=2:0";; esac',
     )
     assert wait_for("42", root=tmp_path, site=SITE) == 2
-    programs("scontrol", 'echo "JobState=CANCELLED ExitCode=0:15"')
+    programs("scontrol", 'echo "JobId=42 JobState=CANCELLED ExitCode=0:15"')
     assert wait_for("42", root=tmp_path, site=SITE) == 143
     programs("scontrol", 'echo "Invalid job id specified" >&2; exit 1')
-    with pytest.raises(LaunchError, match="does not know job 42: Invalid job id"):
+    with pytest.raises(LaunchError, match="SLURM does not know job 42"):
         wait_for("42", root=tmp_path, site=SITE)
