@@ -7,7 +7,6 @@ the agent would be, so that they take seconds. Every test prints and asserts its
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -223,19 +222,3 @@ def test_an_unknown_job(cluster, nemo_rl):
         done = nemo_rl("status", 987654, check=False)
         assert done.returncode == 2
         assert "no run 987654" in done.stderr
-
-
-def test_reading_stops_where_the_reader_does(cluster, checkout, submit, nemo_rl):
-    with within(40):
-        number = submit("--nodes=1", RECIPE, "steps=3000", "step_s=0")
-        until(nemo_rl, number, lambda s: s["state"] == "done")
-        command = f"{sys.executable} -m nemo_rl.launch logs {number} | head -n 1"
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=checkout,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert "attempt 0" in done.stdout
-        assert done.stderr == ""

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nemo_rl.launch.hostlist import compress
@@ -71,7 +72,8 @@ def _run(options: argparse.Namespace) -> int:
         else:
             _print(last_lines(run.log, tail))
         return 0
-    _follow(run, tail)
+    with suppress(KeyboardInterrupt):
+        _follow(run, tail)
     return 0
 
 

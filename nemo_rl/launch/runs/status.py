@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import RenderableType
 from rich.live import Live
@@ -57,14 +58,21 @@ def _run(options: argparse.Namespace) -> int:
         else:
             view.console().print(_drawn(options, states))
         return 0
-    pause = max(SHORTEST_WATCH_S, options.watch)
+    with suppress(KeyboardInterrupt):
+        _watch(options, scheduler, max(SHORTEST_WATCH_S, options.watch))
+    return 0
+
+
+def _watch(
+    options: argparse.Namespace, scheduler: Scheduler | None, pause_s: float
+) -> None:
     with Live(console=view.console(), auto_refresh=False) as live:
         while True:
             states = _look(options, scheduler)
             live.update(_drawn(options, states), refresh=True)
             if options.run and states[0].state in FINAL:
-                return 0
-            time.sleep(pause)
+                return
+            time.sleep(pause_s)
 
 
 def _look(options: argparse.Namespace, scheduler: Scheduler | None) -> list[RunState]:

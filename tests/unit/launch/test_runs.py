@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -310,6 +312,24 @@ def test_logs_of_a_node(root, capsys):
     assert [x for x in lines if "==>" not in x] == ["b", "out of memory"]
     assert main(["logs", "17", "--node", "n7"]) == 2
     assert "Its nodes: n[0-1]." in capsys.readouterr().err
+
+
+def test_reading_stops_where_the_reader_does(root):
+    path = write_run(root)
+    write_attempt(path, 17, 0)
+    with (path / "job.log").open("a") as log:
+        log.write("x" * 79 + "\n" + "y\n" * 100_000)
+    command = f"{sys.executable} -m nemo_rl.launch logs 17 | head -n 1"
+    variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        text=True,
+        env=variables,
+        check=True,
+    )
+    assert "attempt 0" in done.stdout
+    assert done.stderr == ""
 
 
 def test_following_waits_for_the_file_survives_truncation_and_ends(tmp_path):
