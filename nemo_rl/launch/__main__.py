@@ -23,7 +23,6 @@ from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
-from nemo_rl.launch.manifest import record_submission
 from nemo_rl.launch.runs import attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
 from nemo_rl.models import diagnose
@@ -117,7 +116,6 @@ def run(options: argparse.Namespace) -> int:
         return 0
     job = submit.submit(spec, root=root, site=place)
     folder = spec.run_dir or f"results/{spec.name}/{job.job_id}"
-    record_submission(root / folder, spec, [job.job_id], root=root, site=place)
     print(f"submitted job {job.job_id}: {spec.nodes} nodes; log: {folder}/job.log")
     if options.wait:
         return submit.wait_for(job.job_id, root=root, site=place)

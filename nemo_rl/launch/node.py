@@ -17,7 +17,6 @@ from pathlib import Path
 from nemo_rl.launch import bulletin as board
 from nemo_rl.launch.allocation import Allocation, address_of
 from nemo_rl.launch.bulletin import Bulletin
-from nemo_rl.launch.manifest import record_start
 from nemo_rl.launch.processes import Child, adopt_orphans, end_all
 from nemo_rl.launch.ray_nodes import alive_addresses
 from nemo_rl.launch.ray_start import (
@@ -27,6 +26,7 @@ from nemo_rl.launch.ray_start import (
     ray_environment,
     write_token,
 )
+from nemo_rl.launch.record import record_start
 from nemo_rl.launch.watch import REQUEUE, HeadLost, NodeLost, StopRequested, Watcher
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError

@@ -171,13 +171,13 @@ class Scheduler:
 
     # ---- orders
 
-    def cancel(self, job_ids: Iterable[int]) -> None:
-        """Cancel jobs, all in one call; those that have ended are no error.
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """Cancel jobs ("17", "17_0") in one call; those that have ended are no error.
 
         Raises:
             LaunchError: SLURM refused, or did not answer.
         """
-        numbers = [str(number) for number in sorted(set(job_ids))]
+        numbers = list(dict.fromkeys(job_ids))
         if not numbers:
             return
         done = self._run(["scancel", *numbers])

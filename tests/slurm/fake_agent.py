@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import EXIT_CODE, Bulletin
-from nemo_rl.launch.manifest import record_start
 from nemo_rl.launch.node import parse
+from nemo_rl.launch.record import record_start
 from nemo_rl.utils import env
 
 

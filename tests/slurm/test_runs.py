@@ -204,19 +204,6 @@ def test_a_silent_controller_is_not_the_end_of_a_run(cluster, submit, nemo_rl):
         nemo_rl("cancel", number, "--now")
 
 
-def test_a_manifest_is_written_at_submission(cluster, checkout, agent_env):
-    pytest.importorskip("submitit", reason="pip install 'nemo_rl[slurm]'")
-    with within(40):
-        launch = [sys.executable, "-m", "nemo_rl.launch", "grpo_smollm2_cpu"]
-        done = cluster.run(*launch, "grpo.seed=7", cwd=checkout, env=agent_env)
-        number = int(done.stdout.split()[2].rstrip(":"))
-        cluster.run("scancel", str(number))
-        path = checkout / "results" / "grpo_smollm2_cpu" / str(number) / "run.json"
-        facts = json.loads(path.read_text())
-        assert (facts["jobs"], facts["overrides"]) == ([number], ["grpo.seed=7"])
-        assert facts["nodes"] == 1
-
-
 def test_an_unknown_job(cluster, nemo_rl):
     with within(20):
         done = nemo_rl("status", 987654, check=False)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from nemo_rl.launch.bulletin import HEAD, TOKEN
 from nemo_rl.launch.hostlist import expand
-from nemo_rl.launch.manifest import read
 from nemo_rl.launch.ray_start import client_environment
+from nemo_rl.launch.record import read
 from nemo_rl.launch.runs import cli
 from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.folder import RunFolder
@@ -117,13 +117,11 @@ def container_words(
     Raises:
         LaunchError: it refuses, in its words.
     """
-    facts: Mapping[str, str] = run.facts.get("environment") or {}
-    gpus = run.facts.get("gpus_per_node") or 0
-    if attempt is not None and attempt.facts:
-        facts = attempt.facts.get("environment") or {}
-        gpus = attempt.facts.get("num_gpus") or 0
+    known = attempt.facts if attempt is not None else {}
+    facts: Mapping[str, str] = known.get("environment") or {}
+    gpus = known.get("num_gpus") or 0
     recorded = {name: value for name, value in facts.items() if value}
-    root = Path(recorded.get("NEMO_RL_ROOT") or run.facts.get("root") or root)
+    root = Path(recorded.get("NEMO_RL_ROOT") or root)
     clean = {n: v for n, v in env.inherited().items() if not n.startswith("NEMO_RL_")}
     variables = (
         clean

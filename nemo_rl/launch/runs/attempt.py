@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.launch import manifest
+from nemo_rl.launch import record
+from nemo_rl.launch.record import changed_at
 
 FRESH_S = 60.0
 """An attempt whose nodes were heard of more recently counts as alive."""
@@ -44,13 +45,18 @@ class Attempt:
     def exit_code(self) -> int | None:
         """What the head's agent ended with; None while it runs, or if it never said."""
         text = text_of(self.folder / "exit_code").strip()
-        return int(text) if text.isdigit() else None
+        if text.isdigit():
+            return int(text)
+        # A link of a chain that found nothing to do started no agent.
+        words = text_of(self.folder.parents[1] / "EXIT_CODE").split()
+        ended = len(words) == 2 and words[1] == str(self.job_id) and not self.facts
+        return int(words[0]) if ended and words[0].isdigit() else None
 
     @cached_property
     def failure(self) -> str:
         """The first failure of the attempt, as its node told it; "" for none."""
         text = text_of(self.folder / "failure").strip()
-        content = manifest.read(self.folder, "failure.json")
+        content = record.read(self.folder, "failure.json")
         return text or str(content.get("message") or content.get("summary") or "")
 
     @cached_property
@@ -58,7 +64,7 @@ class Attempt:
         """What each node's agent said last, by node."""
         found = {}
         for path in sorted((self.folder / "nodes").glob("*.json")):
-            found[path.stem] = manifest.read(path.parent, path.name)
+            found[path.stem] = record.read(path.parent, path.name)
         return found
 
     @property
@@ -111,11 +117,3 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def changed_at(path: Path) -> float | None:
-    """Return when a file was last changed, in seconds since 1970; None: no file."""
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return None

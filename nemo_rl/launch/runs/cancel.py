@@ -79,7 +79,7 @@ def cancel(
         raise LaunchError(f"{run.label} is {state.state}: none of its jobs is alive.")
     # First what would start once the running job has ended.
     if waiting:
-        scheduler.cancel(waiting)
+        scheduler.cancel(_targets(run, waiting))
         say(f"cancelled {_named(waiting)}, waiting")
     if not running:
         return 0
@@ -87,7 +87,7 @@ def cancel(
         _save(state, scheduler, grace_s, say=say, sleep=sleep)
     rest = [n for n in running if _alive(scheduler, n)]
     if rest:
-        scheduler.cancel(rest)
+        scheduler.cancel(_targets(run, rest))
         say(f"cancelled {_named(rest)}")
     say(f"{_named(running)} ended")
     path, _ = RunFolder(run.path).checkpoint
@@ -175,6 +175,11 @@ def _save(
         ):
             return
         sleep(POLL_S)
+
+
+def _targets(run: RunFolder, numbers: Sequence[int]) -> list[str]:
+    """What to call jobs by: the number of a task may be that of its whole array."""
+    return [run.array_task] if run.array_task else [str(n) for n in numbers]
 
 
 def _alive(scheduler: Scheduler, number: int) -> bool:

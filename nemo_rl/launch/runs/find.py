@@ -45,6 +45,9 @@ def find_run(text: str, root: Path) -> RunFolder:
         for folder in (path, *path.parents[:2]):
             if path.exists() and folder.is_dir() and is_run(folder):
                 return RunFolder(folder.resolve())
+    for path in (root / RESULTS).glob(f"*/{text}") if "/" not in text else ():
+        if is_run(path):
+            return RunFolder(path)
     number = text.partition(".")[0].partition("_")[0]
     if number.isdigit():
         found = _of_job(int(number), root)
@@ -72,9 +75,6 @@ def unfolded(
 
 
 def _of_job(number: int, root: Path) -> RunFolder | None:
-    for path in (root / RESULTS).glob(f"*/{number}"):
-        if is_run(path):
-            return RunFolder(path)
     for run in all_runs(root):
         if number in run.job_ids:
             return run

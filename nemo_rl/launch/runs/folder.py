@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from nemo_rl.infra.progress import HEADLINES, NAMES, lookup
-from nemo_rl.launch import manifest
-from nemo_rl.launch.runs.attempt import Attempt, changed_at, text_of
+from nemo_rl.launch import record
+from nemo_rl.launch.record import changed_at
+from nemo_rl.launch.runs.attempt import Attempt, text_of
 
 ATTEMPTS = "attempts"
 JOB_LOG = "job.log"
@@ -74,8 +75,8 @@ class RunFolder:
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """run.json; {} where there is none."""
-        return manifest.read(self.path)
+        """What was asked for (`record.read_run`); {} where nothing says."""
+        return record.read_run(self.path)
 
     @cached_property
     def attempts(self) -> list[Attempt]:
@@ -83,18 +84,27 @@ class RunFolder:
         found = []
         for folder in _entries(self.path / ATTEMPTS):
             if match := _ATTEMPT.fullmatch(folder.name):
-                facts = manifest.read(folder, manifest.ATTEMPT)
+                facts = record.read(folder, record.ATTEMPT)
                 found.append(Attempt(int(match[1]), int(match[2]), folder, facts))
         return sorted(found, key=lambda attempt: (attempt.job_id, attempt.number))
 
     @cached_property
     def job_ids(self) -> list[int]:
         """Numbers of all jobs that work on it, in their order."""
-        found = [int(number) for number in self.facts.get("jobs", ())]
+        found = [int(n) for n in self.facts.get("jobs", ()) if n.isdigit()]
         found += [attempt.job_id for attempt in self.attempts]
-        if not found and self.path.name.isdigit():
-            found = [int(self.path.name)]
+        if not found:
+            # A task that waits has the number of its array.
+            name = self.array_task or self.path.name
+            number = name.partition("_")[0]
+            found = [int(number)] if number.isdigit() else []
         return list(dict.fromkeys(found))
+
+    @property
+    def array_task(self) -> str | None:
+        """ "17_0" of a task of a job array; its number may be the whole array's."""
+        names = [*self.facts.get("jobs", ()), self.path.name]
+        return next((n for n in names if re.fullmatch(r"\d+_\d+", n)), None)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -171,7 +181,8 @@ class RunFolder:
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
     return any(
-        (path / name).exists() for name in (manifest.RUN, ATTEMPTS, JOB_LOG, RESOLVED)
+        (path / name).exists()
+        for name in (record.RUN, record.LAUNCH, ATTEMPTS, JOB_LOG, RESOLVED)
     )
 
 

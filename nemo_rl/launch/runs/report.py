@@ -104,9 +104,7 @@ def differences(config: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
 
 def _facts(state: RunState) -> list[tuple[str, str]]:
     run, facts = state.run, state.run.facts
-    image = facts.get("container") or {}
-    git = facts.get("git") or {}
-    commit = str(git.get("commit", ""))[:12]
+    commit = str(facts.get("commit") or "")[:12]
     hours = run.node_hours()
     gpus = max((a.facts.get("num_gpus", 0) for a in run.attempts), default=0)
     rows = {
@@ -116,9 +114,9 @@ def _facts(state: RunState) -> list[tuple[str, str]]:
         "nodes": facts.get("nodes"),
         "jobs": ", ".join(map(str, run.job_ids)),
         "submitted": _when(run.submitted_at),
-        "commit": f"{commit} (with changes)" if git.get("changed") else commit,
-        "image": image.get("image"),
-        "image digest": image.get("digest"),
+        "commit": f"{commit} (with changes)" if facts.get("modified") else commit,
+        "image": facts.get("container"),
+        "image sha256": facts.get("image_sha256"),
         "node-hours": None if hours is None else f"{hours:.2f}",
         "GPU-hours": f"{hours * gpus:.2f}" if hours and gpus else None,
         "checkpoint": run.checkpoint[0],

@@ -484,3 +484,25 @@ def test_differences_leave_secrets_out():
     }
     found = {key: value for key, value, _ in differences(config)}
     assert found == {"policy.model_name": "m", "env.judge.api_key": "***"}
+
+
+# ---- chains and arrays of the launcher
+
+
+def test_a_link_with_nothing_to_do_is_not_a_failure(root):
+    path = write_run(root)
+    write_attempt(path, 17, 0, code=0)
+    (path / "attempts" / "18.0").mkdir()
+    (path / "EXIT_CODE").write_text("0 18\n")
+    run = RunFolder(path)
+    assert [attempt.exit_code for attempt in run.attempts] == [0, 0]
+    assert RunState(run, {18: job("COMPLETED", 18)}).state == "done"
+
+
+def test_cancelling_one_task_spares_the_array(root, slurm, capsys):
+    path = write_run(root, "x/17_1")
+    (path / "launch.json").write_text(json.dumps({"job_ids": ["17_1"]}))
+    assert find_run("17_1", root).path == path
+    slurm(line(17, "PENDING", nodes=""))
+    assert main(["cancel", "17_1"]) == 0
+    assert (root / "orders").read_text() == "17_1\n"

@@ -144,13 +144,13 @@ def test_cancelling_what_has_ended_is_no_error():
             )
         ]
     )
-    slurm.scheduler().cancel([17, 17, 5])
-    assert slurm.asked == [["scancel", "5", "17"]]
+    slurm.scheduler().cancel(["17", "17", "5_0"])
+    assert slurm.asked == [["scancel", "17", "5_0"]]
     slurm.scheduler().cancel([])
     assert len(slurm.asked) == 1
     refused = Answers(scancel=[(1, "", "scancel: error: Access/permission denied")])
     with pytest.raises(LaunchError, match="permission denied"):
-        refused.scheduler().cancel([17])
+        refused.scheduler().cancel(["17"])
 
 
 def test_versions_and_capabilities_are_asked_once():

@@ -1,15 +1,13 @@
-"""run.json in the run folder: what was submitted, and which jobs worked on it.
+"""run.json and attempt.json: what a job writes down about itself as it starts.
 
-Written at submission and completed when a job starts (a recipe's script may be given
-to sbatch by hand). Beside it each attempt gets an attempt.json. No secrets: of the
+A recipe's script may be given to sbatch by hand, so that only the job knows. Where the
+launcher submitted it, its launch.json is read first: it knows more. No secrets: of the
 environment only the variables named here, of overrides no value whose key names one.
 """
 
 from __future__ import annotations
 
-import getpass
 import json
-import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,13 +17,13 @@ from typing import Any
 import yaml
 
 from nemo_rl.launch.allocation import Allocation
-from nemo_rl.launch.job import JobSpec
-from nemo_rl.launch.site import Site
 from nemo_rl.utils import env
 from nemo_rl.utils.files import write_json
 from nemo_rl.utils.secrets import masked
 
 RUN = "run.json"
+LAUNCH = "launch.json"
+"""Written by the launcher when it submits."""
 ATTEMPT = "attempt.json"
 FORMAT = 1
 RECORDED = (
@@ -36,42 +34,6 @@ RECORDED = (
 )
 """Variables of the environment that are written down; no others are."""
 _GIT_LIMIT_S = 5.0
-
-
-def record_submission(
-    folder: Path,
-    spec: JobSpec,
-    job_ids: Sequence[int | str],
-    *,
-    root: Path,
-    site: Site,
-) -> Path:
-    """Write run.json after jobs were submitted; return its path.
-
-    Args:
-        folder: the run folder; made where it is not there yet.
-        spec: what was submitted.
-        job_ids: the job, or all jobs of a chain in their order. Those of an earlier
-            submission that went on in the same folder are kept.
-        root: the checkout.
-        site: the cluster.
-    """
-    environment = _recorded(env.inherited() | dict(site.variables))
-    image = environment.get("NEMO_RL_CONTAINER") or spec.container
-    facts = {
-        "name": spec.name,
-        "recipe": spec.recipe,
-        "title": spec.title,
-        "overrides": mask_overrides(spec.overrides),
-        "site": spec.site,
-        "nodes": spec.nodes,
-        "gpus_per_node": spec.gpus_per_node,
-        "time_limit": spec.time,
-        "submitted_at": time.time(),
-        "environment": environment,
-        "container": image_facts(image),
-    }
-    return _merge(folder, facts | _common(root), job_ids)
 
 
 def record_start(
@@ -107,23 +69,55 @@ def record_start(
         },
     )
     known = read(run_dir)
-    if allocation.job_id in known.get("jobs", ()):
+    jobs = known.get("jobs", [])
+    if allocation.job_id in jobs:
         return
-    root = Path(environment.get("NEMO_RL_ROOT") or Path.cwd())
     facts = {
+        "format": FORMAT,
         "name": Path(recipe).stem,
         "recipe": recipe,
         "overrides": mask_overrides(overrides),
         "site": environment.get("NEMO_RL_SITE", ""),
         "nodes": allocation.num_nodes,
         "gpus_per_node": allocation.num_gpus,
-        "environment": environment,
-        "container": image_facts(environment.get("NEMO_RL_CONTAINER")),
+        "container": environment.get("NEMO_RL_CONTAINER"),
+        "root": environment.get("NEMO_RL_ROOT") or str(Path.cwd()),
     }
-    if not known:
-        facts |= _common(root)
-    # What was written at submission knows more than a job does.
-    _merge(run_dir, facts | known, [allocation.job_id])
+    if not known and not (run_dir / LAUNCH).exists():
+        facts["commit"], facts["modified"] = git_state(Path(facts["root"]))
+    jobs = [*jobs, allocation.job_id]
+    write_json(run_dir / RUN, known | facts | {"jobs": jobs})
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what is known of a run, in the words of run.json; {} of no run.
+
+    `jobs` are texts: of an array's task "17_0".
+    """
+    facts = read(folder)
+    jobs = [str(number) for number in facts.get("jobs", ())]
+    launched = read(folder, LAUNCH)
+    if launched:
+        recipe, code = launched.get("recipe") or {}, launched.get("code") or {}
+        image = launched.get("container") or {}
+        words = [*recipe.get("overrides", ()), *launched.get("task_overrides", ())]
+        facts |= {
+            "name": launched.get("name"),
+            "recipe": recipe.get("path"),
+            "overrides": mask_overrides(words),
+            "site": (launched.get("site") or {}).get("name"),
+            "nodes": launched.get("nodes"),
+            "gpus_per_node": launched.get("gpus_per_node"),
+            "container": image.get("image"),
+            "image_sha256": image.get("sha256"),
+            "commit": code.get("commit"),
+            "modified": code.get("modified"),
+            "submitted_at": changed_at(folder / LAUNCH),
+        }
+        jobs = [*map(str, launched.get("job_ids", ())), *jobs]
+    if facts:
+        facts["jobs"] = list(dict.fromkeys(jobs))
+    return facts
 
 
 def read(folder: Path, name: str = RUN) -> dict[str, Any]:
@@ -157,43 +151,17 @@ def mask_overrides(overrides: Sequence[str]) -> list[str]:
     return found
 
 
-def image_facts(image: str | None) -> dict[str, Any] | None:
-    """Return name and, where they are cheap to know, digest, size and time of an image.
-
-    A digest stands in the name (...@sha256:...) or in a file <image>.sha256 beside
-    it; an image of many gigabytes is not read for it.
-    """
-    if not image:
-        return None
-    facts: dict[str, Any] = {"image": image, "digest": None}
-    if match := re.search(r"@(sha256:[0-9a-f]{64})$", image):
-        facts["digest"] = match[1]
-    path = Path(image)
-    try:
-        status = path.stat()
-        facts |= {"bytes": status.st_size, "changed_at": status.st_mtime}
-        words = path.with_name(path.name + ".sha256").read_text().split()
-        facts["digest"] = f"sha256:{words[0]}" if words else None
-    except (OSError, UnicodeDecodeError):
-        return facts
-    return facts
-
-
 def _recorded(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: variables[name] for name in RECORDED if variables.get(name)}
 
 
-def _common(root: Path) -> dict[str, Any]:
-    return {"root": str(root), "user": getpass.getuser(), "git": git_state(root)}
-
-
-def git_state(root: Path) -> dict[str, Any] | None:
+def git_state(root: Path) -> tuple[str | None, bool | None]:
     """Return commit and whether files differ from it; None outside a repository."""
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
-        return None
+        return None, None
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "changed": changed != "" if changed is not None else None}
+    return commit, None if changed is None else changed != ""
 
 
 def _git(root: Path, *words: str) -> str | None:
@@ -211,15 +179,9 @@ def _git(root: Path, *words: str) -> str | None:
     return None if done.returncode else done.stdout.strip()
 
 
-def _merge(folder: Path, facts: dict[str, Any], job_ids: Sequence[int | str]) -> Path:
-    """Write facts over run.json; job numbers are added to those it has."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known = read(folder)
-    jobs = [*known.get("jobs", ()), *map(int, job_ids)]
-    content = known | facts | {"format": FORMAT, "jobs": list(dict.fromkeys(jobs))}
-    # When the run began stays, also where it is continued.
-    if "submitted_at" in known:
-        content["submitted_at"] = known["submitted_at"]
-    path = folder / RUN
-    write_json(path, content)
-    return path
+def changed_at(path: Path) -> float | None:
+    """Return when a file was last changed, in seconds since 1970; None: no file."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
