@@ -79,17 +79,19 @@ def cancel(
         raise LaunchError(f"{run.label} is {state.state}: none of its jobs is alive.")
     # First what would start once the running job has ended.
     if waiting:
-        scheduler.cancel(_targets(run, waiting))
-        say(f"cancelled {_named(waiting)}, waiting")
+        targets = _targets(run, waiting)
+        scheduler.cancel(targets)
+        say(f"cancelled {_named(targets)}, waiting")
     if not running:
         return 0
     if grace_s > 0 and run.attempts:
         _save(state, scheduler, grace_s, say=say, sleep=sleep)
     rest = [n for n in running if _alive(scheduler, n)]
     if rest:
-        scheduler.cancel(_targets(run, rest))
-        say(f"cancelled {_named(rest)}")
-    say(f"{_named(running)} ended")
+        targets = _targets(run, rest)
+        scheduler.cancel(targets)
+        say(f"cancelled {_named(targets)}")
+    say(f"{_named(_targets(run, running))} ended")
     path, _ = RunFolder(run.path).checkpoint
     say(f"last checkpoint: {path or 'none'}")
     if path and run.facts.get("recipe"):
@@ -187,6 +189,5 @@ def _alive(scheduler: Scheduler, number: int) -> bool:
     return job is not None and not job.has_ended
 
 
-def _named(numbers: Sequence[int]) -> str:
-    word = "job" if len(numbers) == 1 else "jobs"
-    return f"{word} {', '.join(map(str, numbers))}"
+def _named(targets: Sequence[str]) -> str:
+    return f"job{'s' if len(targets) > 1 else ''} {', '.join(targets)}"

@@ -63,11 +63,8 @@ def _run(options: argparse.Namespace) -> int:
 def render(state: RunState) -> str:
     """Return the page in Markdown."""
     run = state.run
-    title = run.facts.get("title")
     why = f": {state.why}" if state.why else ""
     parts = [f"# {run.label}", f"**{state.state}**{why}"]
-    if title:
-        parts.append(f"*{title}*")
     parts.append(_table(["what", "value"], _facts(state)))
     parts += _results(run)
     parts += ["## Attempts", _attempts(run)]

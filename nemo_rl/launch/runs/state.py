@@ -56,11 +56,13 @@ class RunState:
 
     @cached_property
     def job(self) -> Job | None:
-        """The job that matters: running, else waiting, else the last."""
+        """The job that matters: running, else waiting, else the last that ran."""
         known = [self.jobs[n] for n in self.run.job_ids if n in self.jobs]
         alive = [job for job in known if not job.has_ended]
         running = [job for job in alive if not job.is_waiting]
-        return next(iter(running or alive or known[::-1]), None)
+        began = {attempt.job_id for attempt in self.run.attempts}
+        ended = [job for job in known if job.job_id in began] or known
+        return next(iter(running or alive or ended[::-1]), None)
 
     @property
     def open_jobs(self) -> list[int]:
@@ -110,7 +112,7 @@ class RunState:
             return "" if job else "by its signs of life; SLURM was not asked"
         if self.state in ("failed", "stopped") and attempts:
             return attempts[-1].outcome
-        if self.state in ("failed", "cancelled", "out of time") and job:
+        if self.state in ("failed", "out of time") and job:
             code = "" if not job.exit_code else f", exit code {job.exit_code}"
             return f"SLURM says {job.state}{code}"
         return ""

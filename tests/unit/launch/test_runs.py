@@ -208,6 +208,7 @@ def job(state, number=17, **fields):
         ([0], [job("COMPLETED")], "done"),
         ([0], [job("COMPLETED"), job("CANCELLED", 18)], "done"),
         ([75], [job("FAILED"), job("PENDING", 18)], "waiting"),
+        ([75], [job("FAILED"), job("CANCELLED", 18)], "stopped"),
         ([1], [job("FAILED")], "failed"),
         ([143], [job("CANCELLED")], "cancelled"),
         ([None], [job("TIMEOUT")], "out of time"),
