@@ -37,7 +37,7 @@ SCONTROL_20_11 = (
     "ReqNodeList=(null) ExcNodeList=(null) NodeList=gpu[001-002] BatchHost=gpu001 "
     "NumNodes=2 NumCPUs=256 NumTasks=2 CPUs/Task=1 ReqB:S:C:T=0:0:*:* "
     "TRES=cpu=256,node=2,billing=256,gres/gpu=16 Comment=two words JobState=no "
-    "Command=/home/ann/x.sh grpo.seed=3 A=b WorkDir=/home/ann/nemo rl Power=\n"
+    "Command=/h/x.sh grpo.seed=3 A=b WorkDir=/h/nemo rl Power=\n"
 )
 SCONTROL_24_05 = (
     "JobId=18 JobName=x UserId=ann(1000) GroupId=ann(1000) MCS_label=N/A Priority=1 "
