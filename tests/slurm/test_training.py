@@ -112,6 +112,11 @@ def test_a_users_mistake_ends_the_job_with_2(cluster, checkout, job_env, trainin
     assert (job["JobState"], job["ExitCode"]) == ("FAILED", "2:0")
     assert "grpo.max_num_stepps is not a field. Did you mean" in run.log()
     assert "Traceback" not in run.log()
+    facts = json.loads((run.folder / "run.json").read_text())
+    assert (facts["jobs"], facts["recipe"]) == (
+        [run.number],
+        "recipes/grpo_smollm2_cpu.yaml",
+    )
 
 
 def test_a_lost_node_is_named_and_the_job_goes_on_without_it(

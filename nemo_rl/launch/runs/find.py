@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from nemo_rl.launch.record import LAUNCH, changed_at
 from nemo_rl.launch.runs.attempt import text_of
-from nemo_rl.launch.runs.folder import RunFolder, is_run
+from nemo_rl.launch.runs.folder import ATTEMPTS, RunFolder, is_run
 from nemo_rl.launch.slurm_text import Job
 from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.suggest import did_you_mean
@@ -104,5 +105,7 @@ def _no_run(text: str, root: Path) -> str:
 
 
 def _age(run: RunFolder) -> float:
-    started = [a.started_at or a.last_sign or 0.0 for a in run.attempts]
-    return max([run.submitted_at or 0.0, *started])
+    """When it was submitted or last began; nothing is opened, runs may be many."""
+    places = (run.path / LAUNCH, run.path / ATTEMPTS)
+    times = [when for place in places if (when := changed_at(place)) is not None]
+    return max(times, default=changed_at(run.path) or 0.0)

@@ -87,4 +87,4 @@ def _drawn(options: argparse.Namespace, states: list[RunState]) -> RenderableTyp
         return view.draw_run(states[0])
     if not states:
         return Text(f"no runs below {cli.root_of(options) / 'results'}")
-    return view.draw_table(states)
+    return view.draw_table(states, view.console().width)

@@ -32,10 +32,13 @@ STYLES = {
 _LABEL = "dim"
 _ATTEMPTS_SHOWN = 8
 _WIDEST = 110
+_NARROW = 100
+_COLUMNS = ("nodes", "step", "left", "value", "tries", "age")
+_LONGEST_STATE = max(map(len, STYLES))
 
 
 def console() -> Console:
-    """Return the terminal; a pipe gets the same text, 100 columns wide, unbroken."""
+    """Return the terminal; a pipe gets the same text, 110 columns wide."""
     found = Console()
     return found if found.is_terminal else Console(width=_WIDEST)
 
@@ -45,32 +48,46 @@ def state_text(state: RunState) -> Text:
     return Text(state.state, style=STYLES.get(state.state, "yellow"))
 
 
-def draw_table(states: Sequence[RunState]) -> RenderableType:
-    """One line per run."""
+def draw_table(states: Sequence[RunState], width: int) -> RenderableType:
+    """One line per run; a narrow terminal gets fewer columns, never half a name.
+
+    Args:
+        states: the runs.
+        width: columns of the terminal.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=_LABEL)
-    for name in ("run", "state"):
-        table.add_column(name, no_wrap=True)
-    for name in ("nodes", "step", "value", "tries", "left", "age"):
+    longest = max((len(state.run.label) for state in states), default=0)
+    table.add_column("run", no_wrap=True, min_width=longest)
+    table.add_column("state", no_wrap=True, min_width=_LONGEST_STATE)
+    numbers = _COLUMNS if width >= _NARROW else _COLUMNS[:3]
+    for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for state in states:
-        run, training = state.run, state.run.training
-        count = (state.job.num_nodes if state.job else None) or run.facts.get("nodes")
-        headline = ""
-        if training is not None and training.headline:
-            headline = f"{training.headline} {number(training.value)}"
+        cells = _cells(state)
         table.add_row(
-            run.label,
+            state.run.label,
             state_text(state),
-            "" if count is None else str(count),
-            _steps(state),
-            headline,
-            str(len(run.attempts) or ""),
-            "" if state.left_s is None else duration(state.left_s),
-            ago(state.submitted_at, suffix=""),
+            *(cells[name] for name in numbers),
             Text(shortened(state.why, 60), style=_LABEL),
         )
     return table
+
+
+def _cells(state: RunState) -> dict[str, str]:
+    run, training = state.run, state.run.training
+    count = (state.job.num_nodes if state.job else None) or run.facts.get("nodes")
+    headline = ""
+    if training is not None and training.headline:
+        headline = f"{training.headline} {number(training.value)}"
+    return {
+        "nodes": "" if count is None else str(count),
+        "step": _steps(state),
+        "left": "" if state.left_s is None else duration(state.left_s),
+        "value": headline,
+        "tries": str(len(run.attempts) or ""),
+        "age": ago(state.submitted_at, suffix=""),
+    }
 
 
 def draw_run(state: RunState) -> RenderableType:
@@ -207,7 +224,7 @@ def _training(state: RunState) -> list[tuple[str, RenderableType]]:
     name, values = run.curve()
     if values:
         curve = Text(f"{number(values[-1])}  ", style="bold")
-        curve.append(sparkline(values, 48), style="cyan")
+        curve.append(sparkline(values, 36), style="cyan")
         curve.append(f"  {number(min(values))} to {number(max(values))}", style=_LABEL)
         rows.append((name, curve))
     return rows

@@ -106,8 +106,8 @@ def line(job, state="RUNNING", *, nodes="n[0-1]", after="", reason="None"):
     return QUEUE.format(job=job, state=state, nodes=nodes, after=after, reason=reason)
 
 
-def drawn(what):
-    console = Console(width=110, record=True, file=io.StringIO())
+def drawn(what, width=110):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(what)
     return console.export_text()
 
@@ -249,8 +249,18 @@ def test_the_panel_and_the_table_of_a_running_run(root):
     assert "checkpoints/step_000003  0 s ago" in text
     assert "▁" in text
     assert "saved, to be continued" in text
-    row = next(x for x in drawn(draw_table([state])).splitlines() if "x/17" in x)
-    assert row.split()[:6] == ["x/17", "running", "2", "4/10", "reward", "0.4000"]
+    row = next(x for x in drawn(draw_table([state], 110)).splitlines() if "x/17" in x)
+    assert row.split()[:7] == [
+        *("x/17", "running", "2", "4/10", "0:05", "reward", "0.4000")
+    ]
+
+
+def test_a_narrow_terminal_has_whole_names(root):
+    name = "a_recipe_with_a_long_name/" + "1" * 20
+    state = RunState(RunFolder(write_run(root, name)), {})
+    text = drawn(draw_table([state], 80), width=80)
+    assert name in text
+    assert "reward" not in text
 
 
 # ---- commands
