@@ -31,14 +31,14 @@ STYLES = {
 }
 _LABEL = "dim"
 _ATTEMPTS_SHOWN = 8
-_WIDEST = 110
-_NARROW = 100
+_WIDEST = 130
+_NARROW = 120
 _COLUMNS = ("nodes", "step", "left", "value", "tries", "age")
 _LONGEST_STATE = max(map(len, STYLES))
 
 
 def console() -> Console:
-    """Return the terminal; a pipe gets the same text, 110 columns wide."""
+    """Return the terminal; a pipe gets the same text, 130 columns wide."""
     found = Console()
     return found if found.is_terminal else Console(width=_WIDEST)
 

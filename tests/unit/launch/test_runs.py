@@ -106,7 +106,7 @@ def line(job, state="RUNNING", *, nodes="n[0-1]", after="", reason="None"):
     return QUEUE.format(job=job, state=state, nodes=nodes, after=after, reason=reason)
 
 
-def drawn(what, width=110):
+def drawn(what, width=130):
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(what)
     return console.export_text()
@@ -249,7 +249,7 @@ def test_the_panel_and_the_table_of_a_running_run(root):
     assert "checkpoints/step_000003  0 s ago" in text
     assert "▁" in text
     assert "saved, to be continued" in text
-    row = next(x for x in drawn(draw_table([state], 110)).splitlines() if "x/17" in x)
+    row = next(x for x in drawn(draw_table([state], 130)).splitlines() if "x/17" in x)
     assert row.split()[:7] == [
         *("x/17", "running", "2", "4/10", "0:05", "reward", "0.4000")
     ]
