@@ -64,7 +64,10 @@ class EngineLoop:
         self._whole, self._awake = True, True
         self._started: Future = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(make_engine or _make,), name="vllm-engine", daemon=True
+            target=self._run,
+            args=(make_engine or _make,),
+            name="vllm-engine",
+            daemon=True,
         )
         self._thread.start()
         self._started.result()
