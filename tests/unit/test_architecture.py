@@ -75,6 +75,7 @@ TESTED_ELSEWHERE = {
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
     "models/generation/vllm.py": "functional/test_vllm.py",
+    "models/generation/vllm_worker.py": "functional/test_vllm.py",
     "models/policy/engines.py": "functional/test_vllm.py",
     "models/policy/synced_generation.py": "functional/test_vllm.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
@@ -82,6 +83,7 @@ TESTED_ELSEWHERE = {
 }
 """Module of the package -> test file that covers it, where that is not its mirror."""
 TESTED_TOGETHER = {
+    "backends/generation/vllm": "functional/test_vllm.py",
     "backends/refit": "unit/backends/refit/test_transports.py",
     "converters/families": "unit/converters/test_families.py",
     "launch/runs": "unit/launch/test_runs.py",

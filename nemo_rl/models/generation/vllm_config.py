@@ -18,6 +18,7 @@ from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.generation.stops import end_tokens
 from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils.suggest import did_you_mean
 
 _SECTION = "policy.generation.vllm_cfg"
 _SET_ELSEWHERE = {
@@ -93,6 +94,12 @@ def settings_of(
         return config
     if not isinstance(config, VllmConfig):
         given = {key: value for key, value in config.items() if value is not None}
+        known = [*GenerationConfig.model_fields, *VllmEngineConfig.model_fields]
+        for name in given:
+            if name not in known:
+                raise ConfigurationError(
+                    f"VllmConfig has no option {name!r}.{did_you_mean(name, known)}"
+                )
         config = VllmConfig.from_mapping(given)
     if config.backend != "vllm":
         raise ConfigurationError(
