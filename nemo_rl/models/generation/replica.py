@@ -58,8 +58,7 @@ class Replica:
         self._ended: dict[str, GenerationResult] = {}
         self._deaths = 0
         self._closed = False
-        # False from a death until the next engine has the weights and what is open.
-        self._ready = True
+        self._ready = True  # False from a death until the next engine can take over
         # Held while a process is replaced; never while waiting for weights.
         self._replacing = threading.Lock()
         self.group = start()
