@@ -253,13 +253,13 @@ class _Response(Running):
     async def _listen(self, outputs: Any, ended: Callable[..., None]) -> None:
         failure: Exception | None = None
         try:
-            finished = False
-            while not finished:
+            while True:
                 output = outputs.get_nowait() or await outputs.get()
                 [completion] = output.outputs
                 # The core's labels come with the last output.
                 self.extend(completion, -1)
-                finished = output.finished
+                if output.finished:
+                    break
             self.versions = versions_of(completion.weight_versions, len(self.token_ids))
             self.reason = reason_of(output)
         except Exception as error:  # noqa: BLE001 - ends the engine

@@ -93,7 +93,7 @@ def held_weights(
     )
 
 
-def unsent_parameters(model: nn.Module, specs: Iterable[Spec]) -> list[str]:
+def unsent_parameters(model: nn.Module, specs: Iterable[TensorSpec]) -> list[str]:
     """Parameters of a model that tensors like these do not fill; reads no value.
 
     Args:
