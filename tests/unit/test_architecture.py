@@ -74,10 +74,10 @@ TESTED_ELSEWHERE = {
     "trainers/sampling.py": "functional/test_learning.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
-    "models/generation/vllm.py": "functional/test_vllm.py",
+    "models/generation/vllm.py": "functional/test_policy_vllm.py",
     "models/generation/vllm_worker.py": "functional/test_vllm.py",
-    "models/policy/engines.py": "functional/test_vllm.py",
-    "models/policy/synced_generation.py": "functional/test_vllm.py",
+    "models/policy/engines.py": "functional/test_policy_vllm.py",
+    "models/policy/synced_generation.py": "functional/test_policy_vllm.py",
     "models/policy/interfaces.py": "unit/algorithms/test_policy_first.py",
     "models/policy/weight_sender.py": "functional/test_refit.py",
 }
