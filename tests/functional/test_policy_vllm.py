@@ -1,4 +1,4 @@
-"""A policy of two Megatron ranks beside engines of vLLM: the weights follow training."""
+"""A policy of two Megatron ranks beside engines of vLLM: weights follow training."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _session(_: Any, folder: str, logs: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.timeout(280)
 def test_vllm_follows_a_policy_that_learns(tmp_path: Path) -> None:
-    """Tied weights, divided in two where they are trained and whole where they sample."""
+    """Tied weights, in two halves where they are trained, whole where they sample."""
     folder = tmp_path / "model"
     size = {"hidden": 128, "layers": 2, "heads": 4, "kv_heads": 2}
     models.save(folder, "qwen3", tied=True, **size)
