@@ -176,10 +176,9 @@ class Replica:
     def _ask(self, group: RayWorkerGroup, method: str, *args: Any) -> Any:
         try:
             done, answer = group.run_one(0, "attempt", method, *args)
-        except WorkerDied:
-            raise
         except WorkerError as error:  # its process cannot be used any more
-            raise WorkerDied(str(error)) from error
+            text = str(error).replace("attempt()", f"{method}()")
+            raise WorkerDied(text) from error
         if done:
             return answer
         answer.args = (f"generation engine {self.number}: {answer}", *answer.args[1:])

@@ -118,13 +118,8 @@ class VllmGeneration(GenerationInterface):
         if n > 1:
             seeds = prompts["sampling_seed"].tolist()
             prompts = prompts.repeat_interleave(n)
-            prompts["sampling_seed"] = torch.tensor(
-                [
-                    derive_seed(seed, "copy", k) if k else seed
-                    for seed in seeds
-                    for k in range(n)
-                ]
-            )
+            own = [_copy_seed(seed, copy) for seed in seeds for copy in range(n)]
+            prompts["sampling_seed"] = torch.tensor(own)
         requests = row_requests(
             prompts,
             max_new_tokens=self.settings.max_new_tokens,
@@ -240,6 +235,11 @@ class VllmGeneration(GenerationInterface):
                 f"generation engine {replica.number} died, and nobody can send its "
                 "successor the weights; start again."
             )
+
+
+def _copy_seed(seed: int, copy: int) -> int:
+    """Of one of a row's responses; the first has the row's own."""
+    return derive_seed(seed, "copy", copy) if copy else seed
 
 
 def _slots(
