@@ -92,7 +92,8 @@ class Job:
 def test_sound_nodes_pass_and_leftovers_and_taken_ports_are_no_matter(
     cluster, stand_in, variables, training, short_dir
 ):
-    arguments = ["--hold", "--nodes=3", RECIPE, *training, "cluster.num_nodes=3"]
+    sizes = ["policy.train_micro_batch_size=2"]
+    arguments = ["--hold", "--nodes=3", RECIPE, *training, *sizes]
     number = cluster.submit(*arguments, cwd=stand_in, env=variables)
     first = PORT_BAND[0] + BLOCK * (number % ((PORT_BAND[1] - PORT_BAND[0]) // BLOCK))
     listen = stand_in / "listen.py"
@@ -128,7 +129,7 @@ def test_a_node_that_fails_is_named_excluded_and_the_job_goes_on_elsewhere(
     cluster, stand_in, variables, training, full_node
 ):
     skip = {"NEMO_RL_PREFLIGHT_SKIP": "rows,allreduce"}
-    arguments = ["--nodes=2", RECIPE, *training, "cluster.num_nodes=2"]
+    arguments = ["--nodes=2", RECIPE, *training]
     number = cluster.submit(*arguments, cwd=stand_in, env=variables | skip)
     job = Job(cluster, stand_in, number, 150)
     report = job.report()
@@ -149,8 +150,7 @@ def test_a_spare_node_takes_the_place_of_one_that_fails(
     cluster, stand_in, variables, training, full_node
 ):
     skip = {"NEMO_RL_PREFLIGHT_SKIP": "rows"}
-    sizes = ["cluster.num_nodes=2", "cluster.spare_nodes=1"]
-    arguments = ["--nodes=3", RECIPE, *training, *sizes]
+    arguments = ["--nodes=3", RECIPE, *training, "cluster.spare_nodes=1"]
     number = cluster.submit(*arguments, cwd=stand_in, env=variables | skip)
     job = Job(cluster, stand_in, number, 150)
     report = job.report()

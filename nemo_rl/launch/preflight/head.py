@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nemo_rl.api.functional import load_recipe
+from nemo_rl.config.loading import load_recipe_mapping
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.preflight import collective
 from nemo_rl.launch.preflight.checks import bad
@@ -52,8 +53,14 @@ class Head:
 
     def _recipe(self) -> MasterConfig:
         options = self.own.watch.options
-        config = load_recipe(options.recipe, options.overrides)
-        self.needed = max(1, self.job.num_nodes - config.cluster.spare_nodes)
+        # SLURM's number of nodes counts, as for the driver: sbatch --nodes changes it.
+        mapping = load_recipe_mapping(options.recipe, options.overrides)
+        spare = (mapping.get("cluster") or {}).get("spare_nodes") or 0
+        self.needed = self.job.num_nodes
+        if isinstance(spare, int):  # Anything else is refused below.
+            self.needed = max(1, self.needed - spare)
+        nodes = f"cluster.num_nodes={self.needed}"
+        config = load_recipe(options.recipe, [*options.overrides, nodes])
         if config.cluster.gpus_per_node > self.job.num_gpus:
             raise Refused(
                 f"cluster.gpus_per_node={config.cluster.gpus_per_node}, but SLURM gave "

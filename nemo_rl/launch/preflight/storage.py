@@ -7,6 +7,7 @@ folder may lie where other nodes have theirs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -60,8 +61,9 @@ def _write(folder: Path, setting: str) -> Finding:
     except OSError as error:
         return bad(f"{existing}: {error.strerror}", limit, cure)
     finally:
-        partial.unlink(missing_ok=True)
-        final.unlink(missing_ok=True)
+        for path in (partial, final):
+            with contextlib.suppress(OSError):  # What went wrong is told already.
+                path.unlink()
     seconds = time.monotonic() - began
     text = f"{existing}: {seconds:.2f} s"
     if seconds > SYNC_S:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import Bulletin
 from nemo_rl.launch.hostlist import compress
 from nemo_rl.launch.preflight.checks import FAIL, USER, WARN, Finding, bad
+from nemo_rl.launch.preflight.collective import RING_NAME
 from nemo_rl.launch.watch import NodesFailed, Refused
 
 EXCLUDE = "exclude"
@@ -60,8 +61,7 @@ class Verdict:
     def add(self, found: Mapping[str, Finding]) -> None:
         """Add a finding of each node that was to train, and choose again."""
         self.findings += [
-            Finding(**{**one.to_dict(), "name": "fabric", "node": node})
-            for node, one in found.items()
+            replace(one, name=RING_NAME, node=node) for node, one in found.items()
         ]
         self.choose()
 
@@ -181,6 +181,5 @@ def _unlike(
                 cure = "the same image or environment on all nodes (NEMO_RL_PYTHON)"
                 text = f"{library} {one.get(library, '-')}"
                 unlike = bad(text, f"{library} {common}, as on most nodes", cure)
-                said_by = {**unlike.to_dict(), "name": "alike", "node": name}
-                found.append(Finding(**said_by))
+                found.append(replace(unlike, name="alike", node=name))
     return found
