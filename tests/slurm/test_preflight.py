@@ -126,11 +126,10 @@ def test_sound_nodes_pass_and_leftovers_and_taken_ports_are_no_matter(
 
 
 def test_a_node_that_fails_is_named_excluded_and_the_job_goes_on_elsewhere(
-    cluster, stand_in, variables, training, full_node
+    cluster, stand_in, job_env, training, full_node
 ):
-    skip = {"NEMO_RL_PREFLIGHT_SKIP": "rows,allreduce"}
     arguments = ["--nodes=2", RECIPE, *training]
-    number = cluster.submit(*arguments, cwd=stand_in, env=variables | skip)
+    number = cluster.submit(*arguments, cwd=stand_in, env=job_env)
     job = Job(cluster, stand_in, number, 150)
     report = job.report()
     assert report["failed"] == [full_node] and not report["train"]

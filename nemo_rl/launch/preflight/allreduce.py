@@ -20,8 +20,8 @@ from typing import Any
 
 from nemo_rl.utils.imports import require
 
-MISSING_S = 12.0
-TIMEOUT = timedelta(seconds=20)
+MISSING_S = 8.0
+TIMEOUT = timedelta(seconds=15)
 WAIT_FOR_GO_S = 90.0
 ROUNDS = 3
 
@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--global", dest="everywhere", type=Path, help="second result")
     options = parser.parse_args()
     require("torch")
+    options.local.with_suffix(".began").touch()
     meeting = tempfile.mktemp(prefix="allreduce-", dir=options.local.parent)
 
     def local(rank: int) -> dict[str, Any]:

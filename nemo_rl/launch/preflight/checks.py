@@ -24,7 +24,7 @@ NODE, USER = "node", "user"
 class Context:
     """All that a check may look at."""
 
-    environ: Mapping[str, str]
+    variables: Mapping[str, str]
     """Variables of the job, or of the site and the shell."""
     run_dir: Path
     """Where the run will write."""

@@ -15,7 +15,10 @@ SLOW = 0.25
 """Share of the median below which a link is slow."""
 NODE_NAME = "allreduce"
 RING_NAME = "fabric"
-LIMIT_S = 40.0
+NODE_S = 35.0
+"""For the first stage, the import of torch among it."""
+FABRIC_S = 20.0
+"""For the second."""
 
 
 def command(
@@ -44,6 +47,15 @@ def read(path: Path) -> list[dict[str, Any]] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+
+
+def judge_late(folder: Path, kind: str) -> Finding:
+    """Judge a first stage without an end: a slow import is no node's fault."""
+    text, limit = f"{kind}: no end in {NODE_S:.0f} s", f"{NODE_S:.0f} s"
+    if not (folder / "local.began").exists():
+        cure = "torch is still being imported: is its file system slow?"
+        return bad(text, limit, cure, verdict=WARN)
+    return bad(text, limit, "it hangs: GPUs, their links, or the interface it chose")
 
 
 def judge_node(ranks: Sequence[Mapping[str, Any]], kind: str) -> Finding:

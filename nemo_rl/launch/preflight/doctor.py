@@ -45,7 +45,8 @@ from nemo_rl.launch.preflight.checks import (
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError, NemoRLError
 
-ANYWHERE = (*rows.CHECKS, *(c for c in storage.CHECKS if c.name == "writable"))
+FOLDERS = ("writable", "checkpoints")
+ANYWHERE = (*rows.CHECKS, *(c for c in storage.CHECKS if c.name in FOLDERS))
 RECIPE = "recipe"
 
 
@@ -58,7 +59,7 @@ def _allreduce(context: Context) -> Finding:
         words = collective.command(
             folder, ranks=ranks, gpus=context.gpus > 0, alone=True
         )
-        said = _run(words, context, collective.LIMIT_S)
+        said = _run(words, context, collective.NODE_S)
         found = collective.read(folder / "local.json")
         if found is None:
             cure = "is torch installed here?"
@@ -71,7 +72,7 @@ def _run(words: Sequence[str], context: Context, limit_s: float) -> str:
     # A session of its own: the ranks it forks end with it.
     process = subprocess.Popen(
         words,
-        env=dict(context.environ),
+        env=dict(context.variables),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -91,13 +92,13 @@ def _run(words: Sequence[str], context: Context, limit_s: float) -> str:
 
 NODE = (
     *(*gpus.CHECKS, *system.CHECKS),
-    *(check for check in storage.CHECKS if check.name != "writable"),
+    *(check for check in storage.CHECKS if check.name not in FOLDERS),
     *network.CHECKS,
     Check(
         collective.NODE_NAME,
         "broken links give wrong sums or hang",
         _allreduce,
-        collective.LIMIT_S + 5,
+        collective.NODE_S + 5,
     ),
 )
 CHECKS = (*login.CHECKS, *ANYWHERE, *NODE)
@@ -167,7 +168,7 @@ def _context(options: argparse.Namespace, root: Path, place: sites.Site) -> Cont
     variables = env.inherited() | dict(place.variables)
     number = variables.get(VARIABLES["job_id"], "0")
     return Context(
-        environ=variables,
+        variables=variables,
         run_dir=(options.run_dir or root / "results").resolve(),
         temp_root=Path(variables.get("NEMO_RL_TMPDIR") or "/tmp"),
         job_id=int(number) if number.isdigit() else 0,

@@ -36,7 +36,7 @@ def _ask(context: Context, *arguments: str) -> list[str] | str:
     try:
         done = subprocess.run(
             [program, *arguments],
-            env=dict(context.environ),
+            env=dict(context.variables),
             text=True,
             capture_output=True,
             timeout=LIMIT_S - 2,
@@ -77,7 +77,7 @@ def count(context: Context) -> Finding:
     rows = _query(context, "index")
     if isinstance(rows, str):
         return _broken(rows)
-    visible = context.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = context.variables.get("CUDA_VISIBLE_DEVICES")
     seen = len(rows)
     if visible is not None:
         seen = min(seen, len([name for name in visible.split(",") if name.strip()]))

@@ -15,7 +15,7 @@ from nemo_rl.api.functional import load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.preflight import collective
-from nemo_rl.launch.preflight.checks import bad
+from nemo_rl.launch.preflight.checks import OK, bad
 from nemo_rl.launch.preflight.network import ClockServer
 from nemo_rl.launch.preflight.verdict import REPORT, Verdict, decide
 from nemo_rl.launch.ray_start import BLOCK, is_free, plan_ports
@@ -25,8 +25,8 @@ from nemo_rl.utils.exceptions import NemoRLError
 if TYPE_CHECKING:
     from nemo_rl.launch.preflight.node import Preflight
 
-LIMIT_S = 60.0
-"""For a node's checks, from its first sign of life."""
+LIMIT_S = 40.0
+"""For a node's own checks, from its first sign of life; with those among nodes 60."""
 
 
 class Head:
@@ -90,6 +90,12 @@ class Head:
             verdict.enough
             and len(verdict.go) > 1
             and not own.skip & {collective.NODE_NAME, collective.RING_NAME}
+            # A node whose ranks could not even meet one another has been told of.
+            and all(
+                found.verdict == OK
+                for found in verdict.findings
+                if found.name == collective.NODE_NAME and found.node in verdict.go
+            )
         )
         if ring:
             plan = {
@@ -130,7 +136,7 @@ class Head:
                     first.setdefault(name, now)
                 if f"node-{name}" in there:
                     said[name] = own.read(f"node-{name}")
-                elif name in first and now - first[name] > LIMIT_S + 5:
+                elif name in first and now - first[name] > LIMIT_S:
                     said[name] = self._late(name, "its checks did not end", LIMIT_S)
                 elif name not in first and now - own.began > started:
                     said[name] = self._late(name, "no sign of life", started)
@@ -149,7 +155,7 @@ class Head:
         return {"findings": [replace(found, name="sharedfs", node=name).to_dict()]}
 
     def _ring_results(self, verdict: Verdict) -> dict[str, Any]:
-        deadline = time.monotonic() + collective.LIMIT_S
+        deadline = time.monotonic() + collective.FABRIC_S + 2
 
         def results() -> dict[str, Any] | None:
             there = self.own.listed()

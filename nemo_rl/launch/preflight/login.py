@@ -44,7 +44,7 @@ def _ask(context: Context, *command: str) -> tuple[int, str]:
     try:
         done = subprocess.run(
             command,
-            env=dict(context.environ),
+            env=dict(context.variables),
             text=True,
             capture_output=True,
             timeout=ASK_S,
@@ -97,7 +97,7 @@ def partition(context: Context) -> Finding:
     spec: JobSpec | None = context.extra.get("spec")
     if spec is None:
         return skipped("no recipe")
-    name = spec.partition or context.environ.get("SBATCH_PARTITION")
+    name = spec.partition or context.variables.get("SBATCH_PARTITION")
     words = ["scontrol", "--oneliner", "show", "partition", *([name] if name else [])]
     code, text = _ask(context, *words)
     if code:
@@ -155,10 +155,10 @@ def _gpus_of(context: Context, name: str) -> int | None:
 def account(context: Context) -> Finding:
     """Whether the user may charge the account."""
     spec: JobSpec | None = context.extra.get("spec")
-    name = (spec and spec.account) or context.environ.get("SBATCH_ACCOUNT")
+    name = (spec and spec.account) or context.variables.get("SBATCH_ACCOUNT")
     if not name:
         return skipped("no account asked for")
-    user = context.environ.get("USER", "")
+    user = context.variables.get("USER", "")
     words = ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account"]
     code, text = _ask(context, *words)
     if code:
@@ -186,11 +186,11 @@ def accepted(context: Context) -> Finding:
 
 def image(context: Context) -> Finding:
     """Whether the container's image is there and its runtime installed."""
-    runtime = context.environ.get("NEMO_RL_CONTAINER_RUNTIME", "none")
+    runtime = context.variables.get("NEMO_RL_CONTAINER_RUNTIME", "none")
     if runtime == "none":
         return skipped("no container")
     spec: JobSpec | None = context.extra.get("spec")
-    name = context.environ.get("NEMO_RL_CONTAINER") or (spec and spec.container) or ""
+    name = context.variables.get("NEMO_RL_CONTAINER") or (spec and spec.container) or ""
     limit = "a readable file"
     cure = "set cluster.container or NEMO_RL_CONTAINER to the image"
     if not name:
@@ -217,9 +217,9 @@ def image(context: Context) -> Finding:
 
 def mounts(context: Context) -> Finding:
     """Whether the folders that are mounted exist."""
-    if context.environ.get("NEMO_RL_CONTAINER_RUNTIME", "none") == "none":
+    if context.variables.get("NEMO_RL_CONTAINER_RUNTIME", "none") == "none":
         return skipped("no container")
-    text = context.environ.get("NEMO_RL_CONTAINER_MOUNTS", "")
+    text = context.variables.get("NEMO_RL_CONTAINER_MOUNTS", "")
     parts = [part for part in text.split(",") if part]
     wrong = [p for p in parts if p.count(":") not in (1, 2) or not p.startswith("/")]
     if wrong:

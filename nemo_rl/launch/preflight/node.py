@@ -56,7 +56,7 @@ class Preflight:
         self.job: Allocation = watcher.job
         self.board = watcher.bulletin
         self.temp_dir = temp_dir
-        self.environ = env.inherited()
+        self.variables = env.inherited()
         text = env.read("NEMO_RL_PREFLIGHT_SKIP") or ""
         self.skip = {name for name in text.split(",") if name}
         self.began = time.monotonic()
@@ -161,7 +161,7 @@ class Preflight:
             extra["peers"] = (names[0], names[(index + 1) % len(names)])
             extra["head"] = facts or None
         return Context(
-            environ=self.environ,
+            variables=self.variables,
             run_dir=self.watch.options.run_dir,
             temp_root=self.watch.options.temp_root,
             job_id=self.job.job_id,
@@ -195,7 +195,7 @@ class Preflight:
         return chosen(checks, skip=self.skip & {check.name for check in checks})
 
     def _start(self, context: Context) -> Finding:
-        text = self.environ.get(STEP_BEGAN, "")
+        text = self.variables.get(STEP_BEGAN, "")
         if not text.isdigit():
             return ok("not told when srun was called")
         measured = f"{time.time() - int(text):.0f} s from srun to here"
@@ -243,10 +243,10 @@ class Preflight:
             self.temp_dir, ranks=ranks, gpus=self._gpus, alone=alone
         )
         log = self.board.path(f"{FOLDER}/allreduce-{self.job.node_name}.log")
-        return Child("allreduce", words, self.environ | {"OMP_NUM_THREADS": "1"}, log)
+        return Child("allreduce", words, self.variables | {"OMP_NUM_THREADS": "1"}, log)
 
     def _collective(self, child: Child) -> Finding:
-        deadline = self.began + LIMIT_S - 5
+        deadline = self.began + collective.NODE_S
         path = self.temp_dir / "local.json"
 
         def result() -> Finding | None:
@@ -257,8 +257,7 @@ class Preflight:
                 cure = "see the log; is torch sound on this node?"
                 return bad(f"{self.kind}: ended{child.tail()}", "the right sum", cure)
             if time.monotonic() > deadline:
-                cure = "it hangs: GPUs, their links, or the interface it chose"
-                return bad(f"{self.kind}: no end in time", f"{LIMIT_S:.0f} s", cure)
+                return collective.judge_late(self.temp_dir, self.kind)
             return None
 
         found = self.watch.until(result)
@@ -275,7 +274,7 @@ class Preflight:
         partial.write_text(json.dumps({**plan, "index": index}), encoding="utf-8")
         partial.replace(go)
         path = self.temp_dir / "global.json"
-        deadline = time.monotonic() + collective.LIMIT_S
+        deadline = time.monotonic() + collective.FABRIC_S
 
         def result() -> list[Any] | None:
             found = collective.read(path)

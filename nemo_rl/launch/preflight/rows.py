@@ -27,7 +27,7 @@ from nemo_rl.launch.preflight.checks import (
 from nemo_rl.utils.imports import import_object
 
 ROWS = 16
-LIMIT_S = 55.0
+LIMIT_S = 38.0
 ANSWER = "0"
 """What stands in for a model's answer: a reward has to survive any."""
 
@@ -39,7 +39,7 @@ def check(context: Context) -> Finding:
     command = [sys.executable, "-m", "nemo_rl.launch.preflight.rows"]
     command += [str(context.recipe), *context.overrides]
     # Not a GPU is touched: this may run beside anything.
-    variables = dict(context.environ) | {"CUDA_VISIBLE_DEVICES": ""}
+    variables = dict(context.variables) | {"CUDA_VISIBLE_DEVICES": ""}
     try:
         done = subprocess.run(
             command,
@@ -47,13 +47,13 @@ def check(context: Context) -> Finding:
             text=True,
             capture_output=True,
             stdin=subprocess.DEVNULL,
-            timeout=LIMIT_S - 2,
+            timeout=LIMIT_S - 3,
             check=False,
         )
     except subprocess.TimeoutExpired:
         cure = "a large data set or a slow hub; the run has no such limit"
         return bad(
-            f"no end in {LIMIT_S - 2:.0f} s", f"{LIMIT_S:.0f} s", cure, verdict=WARN
+            f"no end in {LIMIT_S - 3:.0f} s", f"{LIMIT_S:.0f} s", cure, verdict=WARN
         )
     lines = [line for line in done.stdout.splitlines() if line.startswith("rows: ")]
     if done.returncode == 0 and lines:

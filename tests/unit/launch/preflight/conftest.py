@@ -15,9 +15,9 @@ def context(tmp_path):
         folder = tmp_path / "bin"
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "temp").mkdir(exist_ok=True)
-        changes["environ"] = {
+        changes["variables"] = {
             "PATH": f"{folder}:/usr/bin:/bin",
-            **changes.get("environ", {}),
+            **changes.get("variables", {}),
         }
         return Context(
             **{

@@ -42,7 +42,8 @@ def test_checks_run_at_once_and_are_signed_in_order(context):
 
 def test_a_check_that_hangs_is_a_finding_in_time(context):
     def hang(context):
-        time.sleep(30)
+        time.sleep(3)
+        return ok("at last")
 
     began = time.monotonic()
     checks = [

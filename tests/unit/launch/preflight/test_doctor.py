@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 from nemo_rl.launch.__main__ import main
+from nemo_rl.launch.preflight.doctor import CHECKS
+from nemo_rl.launch.preflight.node import NAMES
+from nemo_rl.launch.site import root_dir
 
 
 def test_this_machine_for_a_recipe(capsys):
@@ -38,6 +42,12 @@ def test_a_wrong_recipe_is_a_finding_and_exit_2(capsys):
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert "grpo.sed is not a field" in found["recipe"]["measured"]
     assert found["site"]["verdict"] == "ok"
+
+
+def test_the_page_has_every_check():
+    text = (root_dir() / "docs" / "preflight.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|", text, flags=re.M)
+    assert sorted(listed) == sorted({c.name for c in CHECKS} | set(NAMES))
 
 
 def test_mistakes_of_the_command_line(capsys, monkeypatch):

@@ -8,7 +8,7 @@ from nemo_rl.launch.preflight import gpus
 
 ALL_WELL = """
 case $* in
-  *clocks_event_reasons*) for i in 0 1; do echo "$i, Not Active, Not Active, Not Active"; done ;;
+  *clocks_event*) for i in 0 1; do echo "$i, Not Active, Not Active"; done ;;
   *ecc*) printf '0, 0\\n1, [N/A]\\n' ;;
   *index*) printf '0\\n1\\n' ;;
   *) echo "| NVIDIA-SMI 570.1  Driver Version: 570.1  CUDA Version: 12.8 |" ;;
@@ -37,7 +37,7 @@ def test_a_lost_gpu(context, program):
         "2 GPUs",
         "8 asked for",
     )
-    found = gpus.count(context(gpus=2, environ={"CUDA_VISIBLE_DEVICES": "0"}))
+    found = gpus.count(context(gpus=2, variables={"CUDA_VISIBLE_DEVICES": "0"}))
     assert found.measured == "1 GPUs"
 
 

@@ -14,8 +14,8 @@ SCONTROL = """case $* in
   ping) echo "Slurmctld(primary) at head is UP" ;;
   *nowhere*) echo "slurm_load_partitions error: Invalid partition name" >&2; exit 1 ;;
   *) echo "PartitionName=debug State=UP MaxTime=00:30:00 TotalNodes=4 Default=NO"
-     echo "PartitionName=batch State=UP MaxTime=1-00:00:00 MaxNodes=64 TotalNodes=128" \\
-       "Default=YES AllowAccounts=lab,ops" ;;
+     echo "PartitionName=batch State=UP MaxTime=1-00:00:00 MaxNodes=64" \\
+       "TotalNodes=128 Default=YES AllowAccounts=lab,ops" ;;
 esac"""
 
 
@@ -37,7 +37,7 @@ def asking(context):
         place = load_site("generic", ROOT)
         spec, config = make_job(LLAMA, list(overrides), root=ROOT, site=place)
         extra = {"spec": spec, "config": config, "site": place, "root": ROOT}
-        return context(environ=environ, extra=extra)
+        return context(variables=environ, extra=extra)
 
     return make
 
@@ -51,7 +51,7 @@ def test_slurm(context, slurm, program):
 
 
 def test_no_slurm_here(context):
-    found = login.slurm(context(environ={"PATH": "/nowhere"}))
+    found = login.slurm(context(variables={"PATH": "/nowhere"}))
     assert found.measured == "sinfo is not installed here"
     assert "--site local" in found.cure
 
@@ -123,7 +123,7 @@ def test_mounts(context, tmp_path):
             "NEMO_RL_CONTAINER_RUNTIME": "pyxis",
             "NEMO_RL_CONTAINER_MOUNTS": text,
         }
-        return login.mounts(context(environ=environ))
+        return login.mounts(context(variables=environ))
 
     assert mounted("").verdict == "ok"
     assert mounted(f"{tmp_path}:/data:ro").verdict == "ok"

@@ -24,7 +24,7 @@ def test_a_users_mistake_has_the_words_of_a_run(context):
     wrong = context(
         recipe=CPU,
         overrides=("env.reward_fn=no_such:reward",),
-        environ=dict(os.environ),
+        variables=dict(os.environ),
     )
     found = rows.check(wrong)
     assert (found.verdict, found.blame) == ("fail", "user")
@@ -32,6 +32,6 @@ def test_a_users_mistake_has_the_words_of_a_run(context):
 
 
 def test_rows_go_through_template_and_reward(context):
-    found = rows.check(context(recipe=CPU, environ=dict(os.environ)))
+    found = rows.check(context(recipe=CPU, variables=dict(os.environ)))
     assert found.verdict == "ok", found.measured
     assert "16 of them through the template and the reward" in found.measured

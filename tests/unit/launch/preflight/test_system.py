@@ -15,7 +15,7 @@ from pathlib import Path
 from nemo_rl.launch.preflight import system
 from nemo_rl.launch.preflight.checks import Context
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
-found = system.open_files(Context(environ={{}}, run_dir=Path(), temp_root=Path()))
+found = system.open_files(Context(variables={{}}, run_dir=Path(), temp_root=Path()))
 print(found.verdict, found.measured, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
