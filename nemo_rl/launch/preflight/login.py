@@ -155,7 +155,8 @@ def _gpus_of(context: Context, name: str) -> int | None:
 def account(context: Context) -> Finding:
     """Whether the user may charge the account."""
     spec: JobSpec | None = context.extra.get("spec")
-    name = (spec and spec.account) or context.variables.get("SBATCH_ACCOUNT")
+    asked = spec.account if spec else None
+    name = asked or context.variables.get("SBATCH_ACCOUNT")
     if not name:
         return skipped("no account asked for")
     user = context.variables.get("USER", "")
@@ -190,7 +191,8 @@ def image(context: Context) -> Finding:
     if runtime == "none":
         return skipped("no container")
     spec: JobSpec | None = context.extra.get("spec")
-    name = context.variables.get("NEMO_RL_CONTAINER") or (spec and spec.container) or ""
+    asked = spec.container if spec else None
+    name = context.variables.get("NEMO_RL_CONTAINER") or asked or ""
     limit = "a readable file"
     cure = "set cluster.container or NEMO_RL_CONTAINER to the image"
     if not name:
