@@ -72,10 +72,14 @@ class Job:
 
     def __init__(self, cluster, folder, number, limit):
         began = time.monotonic()
-        self.job = cluster.wait(number, FINISHED, limit)
-        self.seconds = time.monotonic() - began
         self.folder = folder / "results" / "grpo_smollm2_cpu" / str(number)
-        self.log = (self.folder / "job.log").read_text()
+        path = self.folder / "job.log"
+        try:
+            self.job = cluster.wait(number, FINISHED, limit)
+        except TimeoutError as error:
+            pytest.fail(f"{error}\n{path.read_text() if path.exists() else ''}")
+        self.seconds = time.monotonic() - began
+        self.log = path.read_text()
         self.printed = Path(self.job["StdOut"]).read_text()
         assert self.job["JobState"] == "COMPLETED", self.log + self.printed
 
@@ -159,3 +163,24 @@ def test_a_spare_node_takes_the_place_of_one_that_fails(
     assert job.job["Restarts"] == "0"
     assert "2 nodes, 2 CPUs and 0 GPUs each, up in" in job.log
     assert "cluster.num_nodes=2 --run-dir" in job.log
+
+
+def test_doctor_asks_the_scheduler(cloud, checkout):
+    """Of 4,096 nodes, in seconds."""
+    doctor = [sys.executable, "-m", "nemo_rl.launch", "doctor", "grpo_llama8b"]
+    batch = ["--only", "slurm,partition,accepted,recipe", "--json"]
+    began = time.monotonic()
+    done = cloud.run(*doctor, *batch, cwd=checkout)
+    print(f"doctor {time.monotonic() - began:.1f} s of 60")
+    assert time.monotonic() - began < 60
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert [one["verdict"] for one in found.values()] == ["ok"] * 4
+    assert found["slurm"]["measured"].endswith("without accounting")
+    assert found["partition"]["measured"].startswith("batch UP, 4096 nodes")
+    assert found["partition"]["measured"].endswith("GPUs 8")
+    many = ["--nodes", "8192", "grpo.num_prompts_per_step=4096"]
+    done = cloud.run(*doctor, *many, *batch, cwd=checkout, check=False)
+    assert done.returncode == 2
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert "8192 nodes are beyond TotalNodes=4096" in found["partition"]["measured"]
+    assert "not available" in found["accepted"]["measured"]
