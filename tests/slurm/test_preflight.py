@@ -177,7 +177,6 @@ def test_doctor_asks_the_scheduler(cloud, checkout):
     assert [one["verdict"] for one in found.values()] == ["ok"] * 4
     assert found["slurm"]["measured"].endswith("without accounting")
     assert found["partition"]["measured"].startswith("batch UP, 4096 nodes")
-    assert found["partition"]["measured"].endswith("GPUs 8")
     many = ["--nodes", "8192", "grpo.num_prompts_per_step=4096"]
     done = cloud.run(*doctor, *many, *batch, cwd=checkout, check=False)
     assert done.returncode == 2
