@@ -132,8 +132,8 @@ class Head:
             for name in self.job.node_names:
                 if name in said:
                     continue
-                if f"hello-{name}" in there:
-                    first.setdefault(name, now)
+                if f"hello-{name}" in there and name not in first:
+                    first[name] = own.began + own.age(f"hello-{name}")
                 if f"node-{name}" in there:
                     said[name] = own.read(f"node-{name}")
                 elif name in first and now - first[name] > LIMIT_S:

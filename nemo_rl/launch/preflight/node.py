@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -86,7 +85,7 @@ class Preflight:
             if head:
                 head.clock.close()
             if self.child is not None:
-                self.child.send(signal.SIGKILL)
+                self.child.end()
         mine = self.job.node_name
         if mine not in names:
             return None
@@ -141,6 +140,17 @@ class Preflight:
         not find before.
         """
         return {Path(name).stem for name in os.listdir(self.board.folder / FOLDER)}
+
+    def age(self, name: str) -> float:
+        """Return how many seconds after our own first word a file was written.
+
+        Both times are the file server's.
+        """
+        files = (name, f"hello-{self.job.node_name}")
+        theirs, ours = (
+            os.stat(self.board.path(f"{FOLDER}/{file}.json")).st_mtime for file in files
+        )
+        return theirs - ours
 
     def _wait(self, name: str, limit_s: float, otherwise: str) -> Any:
         """Return a file's content; {} if the job has ended."""
