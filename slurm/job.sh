@@ -75,45 +75,6 @@ report_last_attempt() {
     fi
 }
 
-# An attempt that saved no new checkpoint, twice in a row, would never end.
-# CANCEL is made by nemo-rl cancel.
-may_requeue() {
-    local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))/progress
-    cp "$RUN_DIR/PROGRESS" "$ATTEMPT_DIR/progress" 2>/dev/null || : > "$ATTEMPT_DIR/progress"
-    [ ! -e "$RUN_DIR/CANCEL" ] || { say "not requeued: cancelled"; return 1; }
-    if [ "$((ATTEMPT + 1))" -ge "${NEMO_RL_MAX_ATTEMPTS:-20}" ]; then
-        say "not requeued: this was attempt $ATTEMPT and NEMO_RL_MAX_ATTEMPTS is ${NEMO_RL_MAX_ATTEMPTS:-20}"
-        return 1
-    fi
-    if [ "$ATTEMPT" -gt 0 ] && [ -e "$last" ] && cmp -s "$last" "$ATTEMPT_DIR/progress"; then
-        say "not requeued: two attempts in a row ended without a new checkpoint"
-        return 1
-    fi
-}
-
-finish() {
-    local code=$1
-    case $code in
-        0) say "done; results in $RUN_DIR" ;;
-        2) say "refused (exit code 2): the reason is above" ;;
-        "$REQUEUE_CODE") ;;
-        *) say "failed with exit code $code; the first error is above, Ray's logs in $ATTEMPT_DIR" ;;
-    esac
-    if [ "$code" -eq "$REQUEUE_CODE" ] && may_requeue; then
-        say "requeued: the next attempt goes on from $(cat "$RUN_DIR/PROGRESS" 2>/dev/null || echo the start)"
-        trap '' TERM  # SLURM ends this shell while the job goes back into the queue
-        if scontrol requeue "$SLURM_JOB_ID"; then
-            # A node refuses a job that starts in the second in which it ended there
-            # ("Job credential revoked"): it would have failed for good.
-            scontrol update "JobId=$SLURM_JOB_ID" StartTime=now+5
-            trap - TERM
-            sleep 60
-        fi
-        say "scontrol requeue failed: is requeueing forbidden here?"
-    fi
-    exit "$code"
-}
-
 cd "$NEMO_RL_ROOT" || exit 2
 load_site "${NEMO_RL_SITE:-generic}"
 ATTEMPT=${SLURM_RESTART_COUNT:-0}
@@ -129,10 +90,13 @@ exec >> "$RUN_DIR/job.log" 2>&1
 say "attempt $ATTEMPT: $RECIPE ${OVERRIDES[*]:-} $* on $SLURM_JOB_NODELIST"
 report_last_attempt
 
+# shellcheck source=slurm/requeue.sh
+source "$NEMO_RL_ROOT/slurm/requeue.sh"
 # shellcheck source=slurm/container.sh
 source "$NEMO_RL_ROOT/slurm/container.sh"
 trap on_usr2 USR2
 export PYTHONPATH=$NEMO_RL_ROOT${PYTHONPATH:+:$PYTHONPATH}
+export NEMO_RL_STEP_BEGAN=$EPOCHSECONDS
 read -ra EXTRA <<< "${NEMO_RL_SRUN_ARGS:-}"
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
     --cpu-bind=none --kill-on-bad-exit=0 --wait=60 "${EXTRA[@]}" "${CONTAINER_SRUN[@]}" \

@@ -18,6 +18,9 @@ class ClusterConfig(BaseConfig):
 
     num_nodes: int = Field(1, ge=1)
     """Machines."""
+    spare_nodes: int = Field(0, ge=0)
+    """Machines allocated beside them, to take the place of one that fails its checks
+    before training."""
     gpus_per_node: int = Field(8, ge=0)
     """GPUs of each machine, one worker process per GPU; 0 trains on CPUs."""
     cpu_workers_per_node: int = Field(0, ge=0)

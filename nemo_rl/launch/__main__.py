@@ -4,6 +4,7 @@
     python -m nemo_rl.launch grpo_smollm2_cpu grpo.max_num_steps=20 --site local
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
     nemo-rl eval --help       a model's answers to a data set, scored
+    nemo-rl doctor --help     whether machine, site and recipe are ready
     nemo-rl diagnose --help   whether sampling and training of a model agree
     nemo-rl status | logs | attach | cancel | report RUN      a run and its jobs
 
@@ -23,6 +24,7 @@ from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, site, submit
 from nemo_rl.launch.job import JobSpec, find_recipe, make_job
+from nemo_rl.launch.preflight import doctor
 from nemo_rl.launch.runs import attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
 from nemo_rl.models import diagnose
@@ -34,6 +36,7 @@ COMMANDS = {
     "cancel": cancel.main,
     "convert": convert_cli.main,
     "diagnose": diagnose.main,
+    "doctor": doctor.main,
     "eval": evals_cli.main,
     "logs": logs.main,
     "report": report.main,

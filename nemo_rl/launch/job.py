@@ -124,7 +124,7 @@ def make_job(
             name=name,
             recipe=str(recipe.relative_to(root) if inside else recipe),
             title=_title(recipe),
-            nodes=cluster.num_nodes,
+            nodes=cluster.num_nodes + cluster.spare_nodes,
             gpus_per_node=cluster.gpus_per_node,
             time=cluster.time,
             partition=cluster.partition,

@@ -17,6 +17,8 @@ from pathlib import Path
 from nemo_rl.launch import bulletin as board
 from nemo_rl.launch.allocation import Allocation, address_of
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.preflight.node import Preflight
+from nemo_rl.launch.preflight.storage import mark
 from nemo_rl.launch.processes import Child, adopt_orphans, end_all
 from nemo_rl.launch.ray_nodes import alive_addresses
 from nemo_rl.launch.ray_start import (
@@ -57,7 +59,8 @@ class Agent(Watcher):
         code, grace_s = 1, 0.0
         try:
             self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            code = self._run_head() if self.job.is_head else self._run_worker()
+            mark(self.temp_dir)
+            code = self._play()
             grace_s = 2.0
         except (NodeLost, StopRequested) as stop:
             code = stop.code
@@ -76,6 +79,19 @@ class Agent(Watcher):
             end_all(grace_s)
             shutil.rmtree(self.temp_dir, ignore_errors=True)
         return code
+
+    def _play(self) -> int:
+        """Check the node, then play its role; a spare node waits for the end."""
+        if not env.off("NEMO_RL_PREFLIGHT"):
+            chosen = Preflight(self, temp_dir=self.temp_dir).run()
+            if chosen is None:
+                self.state = "spare"
+                self.until(self.ended)
+                return 0
+            self.job = chosen
+            self.ports = plan_ports(chosen.job_id)
+            self.state = "starting"
+        return self._run_head() if self.job.is_head else self._run_worker()
 
     # ---- head
 

@@ -70,6 +70,12 @@ class Child:
         if self.returncode is None:
             self._process.send_signal(number)
 
+    def end(self) -> None:
+        """Force it and what it started in its session to end."""
+        if self.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
     def tail(self) -> str:
         """Return the end of its log, indented, without what Ray's raylet dumps."""
         if self.log is None or not self.log.exists():

@@ -72,7 +72,7 @@ def plan_ports(job_id: int) -> PortPlan:
         LaunchError: no block of the band is free.
     """
     for first in _blocks(job_id):
-        if all(_is_free(first + offset) for offset in range(len(NAMED_PORTS) + 8)):
+        if all(is_free(first + offset) for offset in range(len(NAMED_PORTS) + 8)):
             return PortPlan(first)
     raise LaunchError(
         f"no free block of {BLOCK} ports between {PORT_BAND[0]} and {PORT_BAND[1]} "
@@ -86,7 +86,8 @@ def _blocks(job_id: int) -> Iterator[int]:
         yield PORT_BAND[0] + BLOCK * ((job_id + offset) % count)
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Return whether a server could listen on a port of this node."""
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         # As Ray's own servers do: a port in TIME_WAIT can be bound.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

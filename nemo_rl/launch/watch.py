@@ -38,6 +38,10 @@ class HeadLost(NodeLost):
     """The node that srun and the batch shell run on: nobody prints our output."""
 
 
+class NodesFailed(NodeLost):
+    """Nodes did not pass their checks: the next attempt shall have others."""
+
+
 class StopRequested(LaunchError):
     """The batch shell asked the job to end before the driver could."""
 
@@ -45,6 +49,10 @@ class StopRequested(LaunchError):
         """Keep the exit code that tells job.sh whether to requeue."""
         super().__init__(message)
         self.code = code
+
+
+class Refused(StopRequested):
+    """Another attempt would end alike: the recipe or the cluster has to change."""
 
 
 class Watcher:
@@ -58,6 +66,8 @@ class Watcher:
         self.options = options
         self.bulletin = bulletin
         self.state = "starting"
+        self.patient = False
+        """Whether a node that is lost is left to somebody else to notice."""
         self.ray: Child | None = None
         self.driver: Child | None = None
         self._signal: int | None = None
@@ -112,6 +122,8 @@ class Watcher:
 
     def _check_peers(self) -> None:
         """The head watches every node, a node watches the head."""
+        if self.patient:
+            return
         names = self.job.node_names
         peers = names[1:] if self.job.is_head else names[:1]
         for name in peers if self.job.is_head else ():

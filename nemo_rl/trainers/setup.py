@@ -73,15 +73,7 @@ class TrainerSetup:
         self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
     ) -> None:
         """Bring everything up; what needs no worker is checked first."""
-        config = self.config
-        self._teardown_steps: list[Callable[[], None]] = []
-        self.model_folder = resolve_model(config.policy.model_name)
-        source = config.policy.tokenizer
-        self.tokenizer = load_tokenizer(
-            resolve_model(source.name) if source.name else self.model_folder,
-            chat_template=source.chat_template,
-        )
-        self._setup_data(dataset, reward_fn, val_dataset)
+        self.setup_inputs(dataset, reward_fn, val_dataset)
         self._setup_checkpointing()
         self._setup_logger()
         self._setup_cluster()
@@ -92,6 +84,27 @@ class TrainerSetup:
             if self._resumed is not None:
                 self.policy.load_checkpoint(self._resumed.path / "policy")
                 self.policy.version = self.state.step
+
+    def setup_inputs(
+        self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
+    ) -> None:
+        """Bring up what goes in: model folder, tokenizer, rows, reward.
+
+        It writes nothing and needs no worker; end it with ``teardown``.
+        """
+        self._teardown_steps: list[Callable[[], None]] = []
+        policy = self.config.policy
+        self.model_folder = resolve_model(policy.model_name)
+        source = policy.tokenizer
+        self.tokenizer = load_tokenizer(
+            resolve_model(source.name) if source.name else self.model_folder,
+            chat_template=source.chat_template,
+        )
+        self._setup_data(dataset, reward_fn, val_dataset)
+
+    def teardown(self) -> None:
+        """End what ``setup_inputs`` brought up."""
+        self._teardown()
 
     def _setup_data(self, dataset: Any, reward_fn: Any, val_dataset: Any) -> None:
         config = self.config

@@ -13,6 +13,8 @@ VARIABLES: dict[str, str] = {
     "NEMO_RL_CACHE": "folder of converted models; default ~/.cache/nemo_rl",
     "NEMO_RL_ROOT": "checkout that holds recipes/, launch/ and slurm/",
     "NEMO_RL_SITE": "name of a launch/<site>.env; default generic",
+    "NEMO_RL_PREFLIGHT": "0: a job trains without checking its nodes first",
+    "NEMO_RL_PREFLIGHT_SKIP": "names of checks to leave out, with commas between",
     "NEMO_RL_DEBUG": "1: full tracebacks and debug logging",
     "NRL_CONTAINER": "set inside the container image; shown at the start of a run",
     "NRL_FORCE_REBUILD_VENVS": "a warning: workers have no environments of their own",
@@ -50,6 +52,11 @@ def secret(name: str) -> str | None:
 def flag(name: str) -> bool:
     """Return whether a variable of `VARIABLES` is switched on."""
     return (read(name) or "0").strip().lower() not in {"0", "false", "no", "off"}
+
+
+def off(name: str) -> bool:
+    """Return whether a variable of `VARIABLES` is set, and set to no."""
+    return (read(name) or "1").strip().lower() in {"0", "false", "no", "off"}
 
 
 def cache_dir() -> Path:

@@ -25,6 +25,12 @@ def test_a_recipe_becomes_a_job():
     assert config.cluster.world_size == 32
 
 
+def test_spare_nodes_are_allocated_too():
+    spares = ["cluster.num_nodes=4", "cluster.spare_nodes=2"]
+    spec, config = make_job(LLAMA, spares, root=ROOT, site=GENERIC)
+    assert (spec.nodes, config.cluster.world_size) == (6, 32)
+
+
 def test_find_recipe_by_name_path_and_not_at_all():
     assert find_recipe("grpo_llama8b", ROOT) == LLAMA
     assert find_recipe(str(LLAMA), ROOT) == LLAMA

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from nemo_rl.launch.processes import Child, descendants
 
@@ -31,6 +32,20 @@ def test_a_signal_counts_as_the_shell_counts_it(tmp_path):
     child.send(9)
     assert wait(child) == 137
     child.send(9)  # gone: nothing happens
+
+
+def test_a_child_ends_with_what_it_started(tmp_path):
+    script = "sleep 60 & echo $! > $0.tmp; mv $0.tmp $0; wait"
+    child = Child("c", ["sh", "-c", script, str(tmp_path / "pid")], os.environ)
+    while not (tmp_path / "pid").exists():
+        time.sleep(0.01)
+    grandchild = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/status")
+    child.end()
+    assert child.returncode == 137
+    deadline = time.monotonic() + 10
+    while grandchild.exists() and "State:\tZ" not in grandchild.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_child_ignores_usr2_until_it_handles_it(tmp_path):

@@ -47,7 +47,7 @@ def test_a_block_with_a_taken_port_is_left_out():
 
 
 def test_no_free_block_is_an_error(monkeypatch):
-    monkeypatch.setattr("nemo_rl.launch.ray_start._is_free", lambda port: False)
+    monkeypatch.setattr("nemo_rl.launch.ray_start.is_free", lambda port: False)
     with pytest.raises(LaunchError, match="no free block of 500 ports"):
         plan_ports(1)
 

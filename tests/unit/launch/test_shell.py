@@ -25,6 +25,7 @@ SRUN = """
 printf '%s\\n' "$@" > srun.args
 for word; do case $word in --attempt-dir=*) attempt=${word#*=};; esac; done
 [ -z "$PROGRESS_OF_TEST" ] || echo "$PROGRESS_OF_TEST" > "$NEMO_RL_RUN_DIR/PROGRESS"
+[ -z "$EXCLUDE_OF_TEST" ] || echo "$EXCLUDE_OF_TEST" > "$attempt/exclude"
 [ -z "$HEAD_SAYS" ] || printf '%s' "$HEAD_SAYS" > "$attempt/exit_code"
 exit "${SRUN_CODE:-0}"
 """
@@ -53,7 +54,8 @@ def job(tmp_path):
     folder.mkdir()
     # SLURM ends the batch shell once the job is requeued; not at once.
     end = 'kill "$PPID"; sleep 0.3; kill "$PPID"'
-    scontrol = f'echo "$@" >> scontrol.args; [ "$1" != requeue ] || ({end}) &'
+    scontrol = f'echo "$@" >> scontrol.args; [ "$1" != requeue ] || ({end}) &\n'
+    scontrol += 'echo "JobId=7 ReqNodeList=(null) ExcNodeList=$EXCLUDED_BEFORE X=1"'
     for name, body in {"srun": SRUN, "scontrol": scontrol}.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
@@ -137,6 +139,21 @@ def test_75_requeues_while_there_is_progress(job):
     assert code == 75
     assert "not requeued: two attempts in a row ended without a new" in log
     assert (job.folder / "scontrol.args").read_text().count("requeue") == 2
+
+
+def test_nodes_that_failed_their_checks_are_left_out(job):
+    failed = {"HEAD_SAYS": 75, "EXCLUDE_OF_TEST": "gpu[3,7]"}
+    _, log = job(**failed, EXCLUDED_BEFORE="(null)")
+    assert "asking SLURM to leave out gpu[3,7]" in log
+    calls = (job.folder / "scontrol.args").read_text().splitlines()
+    assert calls[-1] == "update JobId=7 StartTime=now+5 ExcNodeList=gpu[3,7]"
+    # It trained nothing, and goes on all the same; what the user excluded stays out.
+    failed["EXCLUDE_OF_TEST"] = "gpu9"
+    job(attempt=1, **failed, EXCLUDED_BEFORE="gpu1,gpu[3,7]")
+    calls = (job.folder / "scontrol.args").read_text().splitlines()
+    assert calls[-1].endswith("ExcNodeList=gpu1,gpu[3,7],gpu9")
+    code, log = job(attempt=2, **failed, EXCLUDED_BEFORE="gpu1,gpu[3,7],gpu9")
+    assert (code, "SLURM gave nodes again that it was asked to" in log) == (75, True)
 
 
 def test_attempts_are_limited(job):

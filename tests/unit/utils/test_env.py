@@ -35,6 +35,14 @@ def test_flag(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> No
     assert env.flag("NEMO_RL_DEBUG") is expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"), [("0", True), ("1", False), ("", False)]
+)
+def test_off(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEMO_RL_PREFLIGHT", value)
+    assert env.off("NEMO_RL_PREFLIGHT") is expected
+
+
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("NEMO_RL_CACHE", raising=False)
