@@ -156,7 +156,7 @@ def test_an_array_of_three(cluster, checkout, stub):
     with at_most(60, "an array of 3"):
         sweep = ["--sweep", "grpo.seed=1,2,3", "--wait"]
         done = cluster.run(*LAUNCH, *sweep, cwd=checkout, env=stub)
-    lines = done.stdout.partition("run  grpo.seed")[2].splitlines()[1:4]
+    lines = done.stdout.partition(" grpo.seed\n")[2].splitlines()[:3]
     rows = [line.split() for line in lines]
     assert [row[1] for row in rows] == ["1", "2", "3"]
     for name, seed in rows:
