@@ -14,5 +14,5 @@
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.log
 RECIPE=recipes/grpo_llama8b.yaml
-export NEMO_RL_CONTAINER="${NEMO_RL_CONTAINER:-nemo_rl.sqsh}"
+export NEMO_RL_CONTAINER=${NEMO_RL_CONTAINER:-nemo_rl.sqsh}
 source "${SLURM_SUBMIT_DIR:?submit from the checkout: sbatch recipes/grpo_llama8b.sh}/slurm/job.sh" "$@"

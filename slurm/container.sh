@@ -19,20 +19,35 @@ container_mounts() {
     printf '%s\n' "$mounts"
 }
 
+# Without a slash or dot in front pyxis takes a file for a name of a registry.
+container_image() {
+    IMAGE=${NEMO_RL_CONTAINER:-}
+    case $IMAGE in
+        '')
+            say "site ${NEMO_RL_SITE:-generic} uses $CONTAINER_RUNTIME, but the image is not set (cluster.container)"
+            exit 2
+            ;;
+        /*) ;;
+        ./* | ../* | *.sqsh | *.squashfs | *.sif) IMAGE=$NEMO_RL_ROOT/$IMAGE ;;
+    esac
+}
+
 case $CONTAINER_RUNTIME in
     none) ;;
     pyxis)
+        container_image
         CONTAINER_SRUN=(
-            "--container-image=${NEMO_RL_CONTAINER:?the image is not set}"
+            "--container-image=$IMAGE"
             "--container-mounts=$(container_mounts)"
             "--container-workdir=$NEMO_RL_ROOT"
             --no-container-mount-home
         )
         ;;
     apptainer)
+        container_image
         CONTAINER_COMMAND=(apptainer exec --bind "$(container_mounts)" --pwd "$NEMO_RL_ROOT")
         [ "${SLURM_GPUS_ON_NODE:-0}" -eq 0 ] || CONTAINER_COMMAND+=(--nv)
-        CONTAINER_COMMAND+=("${NEMO_RL_CONTAINER:?the image is not set}")
+        CONTAINER_COMMAND+=("$IMAGE")
         ;;
     *)
         say "NEMO_RL_CONTAINER_RUNTIME=$CONTAINER_RUNTIME is none of: none, pyxis, apptainer"

@@ -24,13 +24,9 @@ load_site() {
 }
 
 choose_python() {
-    if [ -n "${NEMO_RL_PYTHON:-}" ]; then
-        printf '%s\n' "$NEMO_RL_PYTHON"
-    elif [ -x "$NEMO_RL_ROOT/.venv/bin/python" ] && [ "$CONTAINER_RUNTIME" = none ]; then
-        printf '%s\n' "$NEMO_RL_ROOT/.venv/bin/python"
-    else
-        printf 'python3\n'
-    fi
+    local own=$NEMO_RL_ROOT/.venv/bin/python
+    [ -x "$own" ] && [ "$CONTAINER_RUNTIME" = none ] || own=python3
+    printf '%s\n' "${NEMO_RL_PYTHON:-$own}"
 }
 
 # SLURM's warning. The head's agent finds the file and tells the trainer to save. A
@@ -43,11 +39,8 @@ on_usr2() {
 
 # Bash runs a trap only between commands: a signal ends wait early, so wait again.
 wait_for_step() {
-    wait "$STEP_PID" 2>/dev/null
-    STEP_CODE=$?
-    while kill -0 "$STEP_PID" 2>/dev/null; do
-        wait "$STEP_PID" 2>/dev/null
-        STEP_CODE=$?
+    while wait "$STEP_PID" 2>/dev/null; STEP_CODE=$?; kill -0 "$STEP_PID" 2>/dev/null; do
+        :
     done
 }
 
@@ -90,6 +83,8 @@ exec >> "$RUN_DIR/job.log" 2>&1
 say "attempt $ATTEMPT: $RECIPE ${OVERRIDES[*]:-} $* on $SLURM_JOB_NODELIST"
 report_last_attempt
 
+# shellcheck source=slurm/chain.sh
+source "$NEMO_RL_ROOT/slurm/chain.sh"
 # shellcheck source=slurm/requeue.sh
 source "$NEMO_RL_ROOT/slurm/requeue.sh"
 # shellcheck source=slurm/container.sh

@@ -19,6 +19,10 @@ may_requeue() {
     local before=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
     local last=$before/progress
     [ ! -e "$RUN_DIR/CANCEL" ] || { say "not requeued: cancelled"; return 1; }
+    if [ -n "${NEMO_RL_CHAIN_LINK:-}" ]; then
+        say "this link ends; the next one of the chain goes on, if there is one"
+        return 1
+    fi
     if [ "$((ATTEMPT + 1))" -ge "${NEMO_RL_MAX_ATTEMPTS:-20}" ]; then
         say "not requeued: this was attempt $ATTEMPT and NEMO_RL_MAX_ATTEMPTS is ${NEMO_RL_MAX_ATTEMPTS:-20}"
         return 1
@@ -60,5 +64,6 @@ finish() {
         fi
         say "scontrol requeue failed: is requeueing forbidden here?"
     fi
+    record_end "$code"
     exit "$code"
 }

@@ -48,6 +48,10 @@ _ALGORITHM_REGISTRY: dict[str, AlgorithmEntry | type] = {
         config="nemo_rl.algorithms.distillation.config:DistillationMasterConfig",
         trainer="nemo_rl.algorithms.distillation.trainer:DistillationTrainer",
     ),
+    "eval": AlgorithmEntry(
+        config="nemo_rl.evals.config:EvalMasterConfig",
+        trainer="nemo_rl.evals.recipe:EvalRun",
+    ),
 }
 """Name -> entry, or a trainer class of one's own."""
 

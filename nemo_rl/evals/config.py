@@ -93,6 +93,11 @@ class EvalMasterConfig(MasterConfig):
         """The eval section, under the name that every algorithm's has."""
         return self.eval
 
+    def to_dict(self) -> dict[str, Any]:
+        """As of any recipe, without the sections that only training reads."""
+        whole = super().to_dict()
+        return {name: whole[name] for name in whole if name not in _OF_TRAINING}
+
     @classmethod
     def adapt(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Refuse the sections that only training reads."""

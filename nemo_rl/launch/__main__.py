@@ -1,14 +1,17 @@
 """The command line: check a recipe here, then submit it, show it or run it.
 
-    python -m nemo_rl.launch recipes/grpo_llama8b.yaml --nodes 16
-    python -m nemo_rl.launch grpo_smollm2_cpu grpo.max_num_steps=20 --site local
+    nemo-rl launch recipes/grpo_llama8b.yaml --nodes 16 --follow
+    nemo-rl launch grpo_llama8b --sweep policy.optimizer.kwargs.lr=1e-7,3e-7
+    nemo-rl launch grpo_smollm2_cpu grpo.max_num_steps=20 --local
+    nemo-rl launch import-image docker://REGISTRY#NAME:TAG --output nemo_rl.sqsh
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
     nemo-rl eval --help       a model's answers to a data set, scored
     nemo-rl doctor --help     whether machine, site and recipe are ready
     nemo-rl diagnose --help   whether sampling and training of a model agree
     nemo-rl status | logs | attach | cancel | report RUN      a run and its jobs
 
-It needs no torch: a wrong size fails on the login node, not in the queue.
+`nemo-rl launch`, `nemo-rl` and `python -m nemo_rl.launch` are the same. It needs no
+torch: a wrong size fails on the login node, not in the queue.
 """
 
 from __future__ import annotations
@@ -18,15 +21,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.evals import cli as evals_cli
-from nemo_rl.launch import driver, site, submit
-from nemo_rl.launch.job import JobSpec, find_recipe, make_job
+from nemo_rl.launch import driver, images, site, submission
 from nemo_rl.launch.preflight import doctor
+from nemo_rl.launch.request import Prepared, prepare
 from nemo_rl.launch.runs import attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
+from nemo_rl.launch.show import say_submitted, see_to_the_end, show
 from nemo_rl.models import diagnose
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
@@ -38,6 +40,7 @@ COMMANDS = {
     "diagnose": diagnose.main,
     "doctor": doctor.main,
     "eval": evals_cli.main,
+    "import-image": images.main,
     "logs": logs.main,
     "report": report.main,
     "status": status.main,
@@ -48,35 +51,63 @@ COMMANDS = {
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m nemo_rl.launch",
+        prog="nemo-rl launch",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("recipe", nargs="?", help="path or name of a recipe")
-    parser.add_argument(
+    add = parser.add_argument
+    add("recipe", nargs="?", help="path or name of a recipe")
+    add(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="changes to the recipe; docs/configuration.md lists every key",
     )
-    parser.add_argument("--nodes", type=int, help="cluster.num_nodes")
-    parser.add_argument("--time", help="cluster.time, as in 04:00:00")
-    parser.add_argument(
-        "--site",
-        help="where: launch/<site>.env; local is this machine, without SLURM",
+    add("--nodes", help="cluster.num_nodes; N+k asks for k spare ones")
+    add("--time", help="cluster.time, as in 04:00:00")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--site", help="where: launch/<site>.env")
+    place.add_argument(
+        "--local",
+        action="store_const",
+        const=site.LOCAL,
+        dest="site",
+        help="run on this machine, without SLURM: --site local",
     )
-    parser.add_argument("--run-dir", type=Path, help="continue the run of this folder")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print configuration and job script"
+    add("--run-dir", type=Path, help="continue the run of this folder")
+    add(
+        "--chain",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N further jobs go on in the same run folder, one after the other",
     )
-    parser.add_argument(
+    add(
+        *("--sweep", "--array"),
+        action="append",
+        default=[],
+        metavar="key=a,b,c",
+        help="a run for each value; several of them: for each combination",
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print configuration, job script and manifest",
+    )
+    only.add_argument(
         "--test-only", action="store_true", help="ask SLURM when it would start"
     )
-    parser.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
-    parser.add_argument(
-        "--wait", action="store_true", help="wait and exit as the job does"
+    only.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
+    only.add_argument(
+        "--wait", action="store_true", help="wait and exit as the run does"
     )
-    parser.add_argument("--debug", action="store_true", help="full tracebacks")
+    only.add_argument(
+        "--follow", action="store_true", help="print the log and exit as the run does"
+    )
+    add("--json", action="store_true", help="--dry-run, or what was submitted, as JSON")
+    add("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     if options.recipe and "=" in options.recipe:
         # Only overrides were given, so the first took the place of the recipe.
@@ -91,47 +122,73 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         NemoRLError: the recipe is wrong or the job cannot be submitted.
     """
-    root = site.root_dir()
-    recipe = find_recipe(options.recipe, root)
-    place = site.load_site(options.site or site.default_name(), root)
-    overrides = list(options.overrides)
-    if options.nodes is not None:
-        overrides.append(f"cluster.num_nodes={options.nodes}")
-    if options.time is not None:
-        overrides.append(f'cluster.time="{options.time}"')
-    spec, config = make_job(
-        recipe, overrides, root=root, site=place, run_dir=options.run_dir
+    prepared = prepare(
+        options.recipe,
+        overrides=options.overrides,
+        nodes=options.nodes,
+        time=options.time,
+        site=options.site,
+        chain=options.chain,
+        sweep=options.sweep,
+        run_dir=options.run_dir,
     )
+    _check_options(options, prepared)
     if options.write:
-        return _write(spec, root)
+        return _write(prepared)
     if options.dry_run:
-        print(yaml.safe_dump(config.to_dict(), sort_keys=False))
-        print(render(spec), end="")
-        return 0
-    if place.name == site.LOCAL:
-        # One folder per recipe: a second run resumes what the first one began.
-        folder = options.run_dir or root / "results" / spec.name / site.LOCAL
-        print(f"run folder: {folder}", flush=True)
-        debug = ["--debug"] if options.debug else []
-        return driver.main([str(recipe), *overrides, "--run-dir", str(folder), *debug])
+        return show(prepared, as_json=options.json)
+    if prepared.site.name == site.LOCAL:
+        return _run_here(prepared, options)
     if options.test_only:
-        print(submit.ask_slurm(spec, root=root, site=place))
+        prepared.check_container()
+        for spec in (prepared.first, *prepared.specs[1:]):
+            answer = submission.ask_slurm(spec, root=prepared.root, site=prepared.site)
+            print(answer)
         return 0
-    job = submit.submit(spec, root=root, site=place)
-    folder = spec.run_dir or f"results/{spec.name}/{job.job_id}"
-    print(f"submitted job {job.job_id}: {spec.nodes} nodes; log: {folder}/job.log")
-    if options.wait:
-        return submit.wait_for(job.job_id, root=root, site=place)
+    jobs = submission.submit_prepared(prepared)
+    if not (options.json and options.wait):
+        say_submitted(jobs, prepared, as_json=options.json)
+    if options.follow or options.wait:
+        return see_to_the_end(jobs, follow_log=options.follow, as_json=options.json)
     return 0
 
 
-def _write(spec: JobSpec, root: Path) -> int:
-    if spec.overrides or spec.site != site.DEFAULT or spec.run_dir:
+def _check_options(options: argparse.Namespace, prepared: Prepared) -> None:
+    if options.json and (options.follow or options.test_only or options.write):
+        raise LaunchError("--json goes with --dry-run, --wait or a submission.")
+    if options.follow and prepared.groups:
+        raise LaunchError(
+            "--follow prints one log, and --sweep starts several runs: use --wait."
+        )
+    if prepared.site.name == site.LOCAL:
+        for name in ("test_only", "wait", "follow"):
+            if getattr(options, name):
+                raise LaunchError(
+                    f"--{name.replace('_', '-')} asks SLURM, and site local has none: "
+                    "it runs here and returns when it is done. Leave it out."
+                )
+
+
+def _run_here(prepared: Prepared, options: argparse.Namespace) -> int:
+    spec = prepared.first
+    # One folder per recipe: a second run resumes what the first one began.
+    folder = options.run_dir or prepared.root / "results" / spec.name / site.LOCAL
+    print(f"run folder: {folder}", flush=True)
+    debug = ["--debug"] if options.debug else []
+    arguments = [str(prepared.recipe), *prepared.overrides, "--run-dir", str(folder)]
+    return driver.main([*arguments, *debug])
+
+
+def _write(prepared: Prepared) -> int:
+    spec = prepared.first
+    changed = (spec.overrides, spec.run_dir, prepared.groups, prepared.chain)
+    if any(changed) or spec.site != site.DEFAULT:
         raise LaunchError(
             "--write records a recipe as it stands in its file: leave out overrides, "
-            "--nodes, --time, --site and --run-dir, or change the .yaml."
+            "--nodes, --time, --site, --run-dir, --chain and --sweep, or change the "
+            ".yaml."
         )
-    path = root / Path(spec.recipe).with_suffix(".sh")
+    path = prepared.root / Path(spec.recipe).with_suffix(".sh")
     path.write_text(render(spec), encoding="utf-8")
     path.chmod(0o755)
     print(f"wrote {path}")
@@ -140,7 +197,9 @@ def _write(spec: JobSpec, root: Path) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors are one paragraph and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["launch"]:
+        argv = argv[1:]
     if argv and argv[0] in COMMANDS:
         return COMMANDS[argv[0]](argv[1:], f"nemo-rl {argv[0]}")
     options = parse(argv)

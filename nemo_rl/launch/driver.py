@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from nemo_rl.api.functional import create_trainer, load_recipe
+from nemo_rl.api.functional import algorithm_of, create_trainer, load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils import env
@@ -79,6 +79,8 @@ def _placed(recipe: Path, overrides: Sequence[str], run_dir: Path) -> list[str]:
     """Return the overrides that put the run's folders into its own folder."""
     mapping = load_recipe_mapping(recipe, overrides)
     moved = []
+    if algorithm_of(mapping) == "eval":
+        return []  # All it writes lies in the run's folder already.
     for (section, key), folder in PLACES.items():
         value = (mapping.get(section) or {}).get(key)
         if value is None or not Path(str(value)).is_absolute():

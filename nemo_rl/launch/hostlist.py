@@ -12,6 +12,8 @@ from itertools import product
 
 from nemo_rl.utils.exceptions import LaunchError
 
+_GROUP = re.compile(r"(?:[^,\[\]]|\[[^\[\]]*\])*")
+
 
 def expand(text: str) -> list[str]:
     """Return the node names of a compressed list, in its order.
@@ -26,8 +28,6 @@ def expand(text: str) -> list[str]:
     names: list[str] = []
     for group in _split(text):
         parts = re.split(r"\[([^\[\]]*)\]", group)
-        if any("[" in part or "]" in part for part in parts):
-            raise LaunchError(f"{text!r} is not a list of nodes: unbalanced brackets.")
         choices = [
             [part] if index % 2 == 0 else _numbers(part, text)
             for index, part in enumerate(parts)
@@ -75,20 +75,33 @@ def _group(prefix: str, width: int, numbers: list[int]) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Cut at the commas that stand outside brackets."""
-    groups = re.split(r",(?![^\[]*\])", text.strip())
-    if not all(groups):
-        raise LaunchError(f"{text!r} is not a list of nodes: an empty name.")
-    return groups
+    """Cut at the commas that stand outside brackets; in one pass over the text."""
+    text = text.strip()
+    groups, position = [], 0
+    while True:
+        match = _GROUP.match(text, position)
+        assert match is not None  # It matches an empty group, too.
+        group, position = match[0], match.end()
+        if position < len(text) and text[position] != ",":
+            raise LaunchError(f"{text!r} is not a list of nodes: unbalanced brackets.")
+        if not group:
+            raise LaunchError(f"{text!r} is not a list of nodes: an empty name.")
+        groups.append(group)
+        if position == len(text):
+            return groups
+        position += 1
 
 
 def _numbers(inside: str, text: str) -> list[str]:
     numbers: list[str] = []
     for span in inside.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", span)
+        if span.isascii() and span.isdigit():  # Thousands of them, sometimes.
+            numbers.append(span)
+            continue
+        match = re.fullmatch(r"(\d+)-(\d+)", span)
         if match is None:
             raise LaunchError(f"{text!r} is not a list of nodes: {span!r} is no range.")
-        low, high = match[1], match[2] or match[1]
+        low, high = match[1], match[2]
         if int(low) > int(high):
             raise LaunchError(f"{text!r} is not a list of nodes: {span!r} runs down.")
         numbers.extend(f"{n:0{len(low)}d}" for n in range(int(low), int(high) + 1))

@@ -57,6 +57,12 @@ class JobSpec:
     """Name of launch/<site>.env."""
     run_dir: str | None = None
     """Folder of the run; None means results/<name>/<job id>."""
+    sweep: tuple[tuple[str, ...], ...] = ()
+    """Further overrides, one group per task of a job array; () is no array."""
+    link: int | None = None
+    """Place in a chain of jobs, from 0; such a job is never requeued."""
+    after: str | None = None
+    """Id of the job that must have ended, in whatever way, before this one begins."""
 
 
 def find_recipe(text: str | None, root: Path) -> Path:

@@ -10,6 +10,7 @@ import yaml
 from nemo_rl.api.functional import config_class, load_recipe
 from nemo_rl.config.base import BaseConfig
 from nemo_rl.config.messages import section_in
+from nemo_rl.config.validation import validate_model_shape
 from nemo_rl.data.module import DataModule
 from tests.fakes.tokenizers import CHATML, character_tokenizer
 
@@ -143,3 +144,32 @@ def test_llama_recipe() -> None:
     dims = config.parallel_dims
     assert (dims.world_size, dims.tp, dims.pp, dims.dp) == (16, 4, 2, 2)
     assert config.cluster.container
+
+
+# heads, key-value heads, layers, experts: from the config.json of each.
+SHAPES = {
+    "dpo_llama8b": (32, 8, 32, None),
+    "grpo_llama70b": (64, 8, 80, None),
+    "grpo_llama8b": (32, 8, 32, None),
+    "grpo_qwen2.5_1.5b": (12, 2, 28, None),
+    "grpo_qwen3_30b_a3b": (32, 4, 48, 128),
+    "sft_llama8b": (32, 8, 32, None),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sizes_fit_the_published_shape(name: str) -> None:
+    config = load_recipe(RECIPES / f"{name}.yaml")
+    heads, groups, layers, experts = SHAPES[name]
+    shape = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "num_hidden_layers": layers,
+    }
+    validate_model_shape(config.policy, shape | {"num_experts": experts})
+    dims = config.parallel_dims
+    assert layers % dims.pp == 0 and groups % dims.tp == 0
+    assert experts is None or (experts % dims.ep == 0 and dims.tp == 1)
+    first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0]
+    cluster = config.cluster
+    assert f"{cluster.num_nodes} node" in first and "x 8 GPUs" in first

@@ -40,7 +40,7 @@ def test_config_classes() -> None:
     assert config_class("grpo") is GRPOMasterConfig
     assert config_class("sft") is SFTMasterConfig
     with pytest.raises(
-        ConfigurationError, match="algorithm='gpro' is not one of distillation, dpo, gr"
+        ConfigurationError, match="algorithm='gpro' is not one of distillation, dpo, ev"
     ):
         config_class("gpro")
 

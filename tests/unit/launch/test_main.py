@@ -40,7 +40,7 @@ def test_dry_run_needs_nothing_heavy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which recipe? There are: dpo_smollm2_cpu, grpo_custom_reward"),
+        ([], "which recipe? There are: dpo_llama8b, dpo_smollm2_cpu, eval_sm"),
         (["grpo.seed=1", "--dry-run"], "which recipe?"),
         (["grpo_llama"], "no recipe grpo_llama."),
         (["grpo_llama8b", "grpo.sed=1"], "grpo.sed is not a field"),
@@ -48,6 +48,15 @@ def test_dry_run_needs_nothing_heavy():
         (["grpo_llama8b", "--site", "nowhere"], "no site 'nowhere'"),
         (["grpo_llama8b", "--write", "--nodes", "4"], "--write records a recipe as"),
         (["grpo_llama8b", "--nodes", "3"], "train_global_batch_size"),
+        (["grpo_llama8b", "--nodes", "3+"], "--nodes 3+: expected a number of nodes"),
+        (["grpo_llama8b", "--write", "--chain", "1"], "--write records a recipe as"),
+        (["grpo_llama8b", "--chain", "1", "--sweep", "grpo.seed=1"], "do not go"),
+        (["grpo_llama8b", "--sweep", "grpo.seed"], "expected key=a,b,c"),
+        (["grpo_llama8b", "--follow", "--sweep", "grpo.seed=1,2"], "use --wait"),
+        (["grpo_llama8b", "--follow", "--json"], "--json goes with --dry-run"),
+        (["grpo_smollm2_cpu", "--local", "--wait"], "site local has none"),
+        (["grpo_smollm2_cpu", "--local", "--chain", "1"], "site local has none"),
+        (["grpo_llama8b", "--site", "dgx_h100", "--test-only"], "nemo_rl.sqsh does"),
     ],
 )
 def test_mistakes_are_one_paragraph_and_exit_2(arguments, message, capsys):
@@ -55,6 +64,24 @@ def test_mistakes_are_one_paragraph_and_exit_2(arguments, message, capsys):
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dry-run", "--test-only"], "not allowed with argument"),
+        (["--wait", "--follow"], "not allowed with argument"),
+        (["--site", "gh200", "--local"], "not allowed with argument"),
+        (["--chain", "two"], "invalid int value: 'two'"),
+        (["--dryrun"], "unrecognized arguments: --dryrun"),
+        (["--dry"], "unrecognized arguments: --dry"),
+    ],
+)
+def test_unknown_and_contrary_options(arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["launch", "grpo_llama8b", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(capsys):

@@ -162,6 +162,49 @@ def test_attempts_are_limited(job):
     assert "not requeued: this was attempt 2 and NEMO_RL_MAX_ATTEMPTS is 3" in log
 
 
+def test_a_link_of_a_chain_is_not_requeued(job):
+    code, log = job(HEAD_SAYS=75, PROGRESS_OF_TEST="step_1", NEMO_RL_CHAIN_LINK=0)
+    assert (code, "the next one of the chain goes on" in log) == (75, True)
+    assert not (job.folder / "scontrol.args").exists()
+    assert (job.folder / "run" / "EXIT_CODE").read_text() == "75 7\n"
+    assert (job.folder / "run" / "CHAIN").read_text() == "7 the start\n"
+
+
+@pytest.mark.parametrize(
+    ("ended", "begun", "code", "text"),
+    [
+        ("0 5", "5 the start", 0, "the run is complete (job 5)"),
+        ("2 5", "5 the start", 2, "job 5 was refused"),
+        ("1 6", "5 step_1\n6 step_1", 1, "the two links before it saved nothing new"),
+        (None, "5 step_1\n6 step_1", 1, "the two links before it saved nothing new"),
+    ],
+)
+def test_a_link_with_nothing_to_do_ends_at_once(job, ended, begun, code, text):
+    run = job.folder / "run"
+    run.mkdir()
+    (run / "PROGRESS").write_text("step_1\n")
+    (run / "CHAIN").write_text(f"{begun}\n")
+    if ended:
+        (run / "EXIT_CODE").write_text(f"{ended}\n")
+    found, log = job(HEAD_SAYS=0, NEMO_RL_CHAIN_LINK=2)
+    assert (found, text in log) == (code, True)
+    assert not (job.folder / "srun.args").exists()
+    assert (run / "EXIT_CODE").read_text() == f"{code} 7\n"
+
+
+@pytest.mark.parametrize(
+    "begun", ["5 start", "5 start\n6 step_1", "5 step_1\n6 step_2"]
+)
+def test_a_link_goes_on_while_there_was_progress(job, begun):
+    run = job.folder / "run"
+    run.mkdir()
+    (run / "PROGRESS").write_text("step_2\n")
+    (run / "CHAIN").write_text(f"{begun}\n")
+    (run / "EXIT_CODE").write_text("137 6\n")
+    code, log = job(HEAD_SAYS=0, NEMO_RL_CHAIN_LINK=2)
+    assert (code, "link 2 of the chain goes on from step_2" in log) == (0, True)
+
+
 def test_an_attempt_begins_with_why_the_last_one_ended(job):
     job(SRUN_CODE=1)
     _, log = job(attempt=1, HEAD_SAYS=0)
@@ -192,8 +235,8 @@ def test_pyxis_command_line(job):
     words = (job.folder / "srun.args").read_text().splitlines()
     folder = job.folder
     mounts = f"/data:/data:ro,{folder}:{folder},{folder}/run:{folder}/run,/tmp:/tmp"
-    assert words[words.index("--container-image=img.sqsh") :][:5] == [
-        "--container-image=img.sqsh",
+    assert words[words.index(f"--container-image={folder}/img.sqsh") :][:5] == [
+        f"--container-image={folder}/img.sqsh",
         f"--container-mounts={mounts}",
         f"--container-workdir={folder}",
         "--no-container-mount-home",
@@ -218,9 +261,22 @@ def test_apptainer_command_line(job):
         "--pwd",
         str(folder),
         "--nv",
-        "img.sif",
+        f"{folder}/img.sif",
         "python3",
     ]
+
+
+@pytest.mark.parametrize("image", ["nvcr.io#nvidia/x:1", "/a/x.sqsh"])
+def test_other_images_are_passed_on_as_they_are(job, image):
+    job(HEAD_SAYS=0, NEMO_RL_CONTAINER_RUNTIME="pyxis", NEMO_RL_CONTAINER=image)
+    assert f"--container-image={image}" in (job.folder / "srun.args").read_text()
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_an_image_that_is_not_set_is_refused(job, runtime):
+    code, log = job(HEAD_SAYS=0, NEMO_RL_CONTAINER_RUNTIME=runtime)
+    assert (code, "the image is not set" in log) == (2, True)
+    assert not (job.folder / "srun.args").exists()
 
 
 def test_a_wrong_runtime_is_refused(job):

@@ -1,0 +1,126 @@
+"""What a submission is made of, as data: printed by --dry-run, kept in launch.json.
+
+No value of a variable whose name speaks of a secret is in it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nemo_rl
+from nemo_rl.launch.container import image_file, image_of
+from nemo_rl.launch.images import recorded
+from nemo_rl.launch.request import Prepared
+from nemo_rl.utils.files import sha256_of
+
+NAME = "launch.json"
+_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|_KEY$", re.I)
+_SECRET_KEY = re.compile(
+    r"(^|[._])(api_?key|passw(or)?d|secret|credentials?|(access|auth|hf)_token)=", re.I
+)
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+
+
+def make_manifest(prepared: Prepared) -> dict[str, Any]:
+    """Return what will be submitted: sizes, cost, code, recipe, image, site."""
+    spec, cluster = prepared.specs[0], prepared.config.cluster
+    runs = max(1, len(prepared.groups))
+    jobs = runs * (1 + prepared.chain)
+    nodes = cluster.num_nodes + cluster.spare_nodes
+    node_hours = jobs * nodes * hours(cluster.time)
+    if len(prepared.specs) > 1:
+        node_hours = sum(each.nodes * hours(each.time) for each in prepared.specs)
+    return {
+        "name": spec.name,
+        "recipe": {
+            "path": spec.recipe,
+            "sha256": sha256_of(prepared.recipe),
+            "overrides": masked_texts(prepared.overrides),
+        },
+        "sweep": [masked_texts(group) for group in prepared.groups],
+        "chain": prepared.chain,
+        "jobs": jobs,
+        "nodes": cluster.num_nodes,
+        "spare_nodes": cluster.spare_nodes,
+        "gpus_per_node": cluster.gpus_per_node,
+        "time": cluster.time,
+        "node_hours": round(node_hours, 2),
+        "gpu_hours": round(node_hours * cluster.gpus_per_node, 2),
+        "site": {
+            "name": prepared.site.name,
+            "variables": masked(prepared.site.variables),
+        },
+        "container": _container(prepared),
+        "code": {"nemo_rl": nemo_rl.__version__, **_git(prepared.root)},
+    }
+
+
+def hours(time: str) -> float:
+    """Return SLURM's time limit in hours.
+
+    Example:
+        >>> hours("1-12:00:00"), hours("30"), hours("90:30")
+        (36.0, 0.5, 1.5083333333333333)
+    """
+    match = _TIME.fullmatch(time)
+    if match is None:
+        raise ValueError(f"{time!r} is no time limit")
+    days, *parts = match.groups()
+    given = [int(part) for part in parts if part is not None]
+    if days is not None:  # days-hours[:minutes[:seconds]]
+        h, m, s = (*given, 0, 0)[:3]
+        return int(days) * 24 + h + m / 60 + s / 3600
+    if len(given) == 3:
+        return given[0] + given[1] / 60 + given[2] / 3600
+    m, s = (*given, 0)[:2]
+    return m / 60 + s / 3600
+
+
+def masked(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables, without the values of those that name a secret."""
+    return {
+        name: "***" if _SECRET.search(name) else value
+        for name, value in sorted(variables.items())
+    }
+
+
+def masked_texts(overrides: Sequence[str]) -> list[str]:
+    """Return "key=value" texts, without the values of keys that name a secret.
+
+    Example:
+        >>> masked_texts(["grpo.seed=3", "logger.wandb.api_key=1234"])
+        ['grpo.seed=3', 'logger.wandb.api_key=***']
+    """
+    return [
+        f"{text.partition('=')[0]}=***" if _SECRET_KEY.search(text) else text
+        for text in overrides
+    ]
+
+
+def _container(prepared: Prepared) -> dict[str, Any] | None:
+    image = image_of(prepared.site, prepared.specs[0].container)
+    if image is None:
+        return None
+    file = image_file(image, prepared.root)
+    known = recorded(file) if file is not None else None
+    return {"image": image, "sha256": known["sha256"] if known else None}
+
+
+def _git(root: Path) -> dict[str, Any]:
+    """Commit of the checkout, and whether files differ from it; None outside git."""
+    if shutil.which("git") is None or not (root / ".git").exists():
+        return {"commit": None, "modified": None}
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(
+            ["git", *words], cwd=root, text=True, capture_output=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = ask("status", "--porcelain", "--untracked-files=no")
+    return {"commit": ask("rev-parse", "HEAD") or None, "modified": bool(changed)}

@@ -1,0 +1,32 @@
+"""Tests of nemo_rl.launch.follow: a log that grows while it is printed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+from nemo_rl.launch import follow as module
+from nemo_rl.launch.follow import follow
+
+
+def test_each_byte_is_printed_once_and_the_last_ones_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "POLL_S", 0)
+    log: Path = tmp_path / "job.log"
+    answers = iter([False, False, False, True])
+
+    def done():
+        answer = next(answers)
+        with log.open("a") as file:  # The job writes while it is asked about.
+            file.write("ü\n")
+        return answer
+
+    job = SimpleNamespace(
+        paths=SimpleNamespace(stdout=log),
+        log_start=0,
+        done=done,
+        exit_code=lambda: 75,
+    )
+    out = io.StringIO()
+    assert follow(job, out) == 75
+    assert out.getvalue() == "ü\n" * 4

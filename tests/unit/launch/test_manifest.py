@@ -1,0 +1,71 @@
+"""Tests of nemo_rl.launch.manifest."""
+
+from __future__ import annotations
+
+import pytest
+
+from nemo_rl.launch.manifest import hours, make_manifest, masked, masked_texts
+from nemo_rl.launch.request import prepare
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30", 0.5),
+        ("90:30", 90.5 / 60),
+        ("04:00:00", 4),
+        ("1-12", 36),
+        ("1-12:30", 36.5),
+        ("1-00:00:36", 24.01),
+    ],
+)
+def test_hours(text, expected):
+    assert hours(text) == pytest.approx(expected)
+
+
+def test_what_it_costs_and_what_it_is_made_of():
+    made = make_manifest(prepare("grpo_llama8b", nodes="4+1", chain=1))
+    assert (made["nodes"], made["spare_nodes"], made["jobs"]) == (4, 1, 2)
+    assert (made["node_hours"], made["gpu_hours"]) == (40.0, 320.0)
+    assert len(made["recipe"]["sha256"]) == 64
+    assert made["container"] is None and made["site"]["name"] == "generic"
+    assert "commit" in made["code"]
+
+
+def test_a_sweep_costs_all_its_runs():
+    assert (
+        make_manifest(prepare("grpo_llama8b", sweep=["grpo.seed=1,2,3"]))["node_hours"]
+        == 24.0
+    )
+    sizes = prepare("grpo_llama8b", sweep=["cluster.num_nodes=2,4"])
+    assert make_manifest(sizes)["node_hours"] == 24.0
+
+
+def test_secrets_are_masked():
+    variables = {"WANDB_API_KEY": "x", "HF_TOKEN": "y", "SBATCH_PARTITION": "fast"}
+    assert masked(variables) == {
+        "HF_TOKEN": "***",
+        "SBATCH_PARTITION": "fast",
+        "WANDB_API_KEY": "***",
+    }
+
+    texts = ["env.kwargs.api_key=1=2", "data.hf_token=x", "policy.max_new_tokens=3"]
+    assert masked_texts(texts) == [
+        "env.kwargs.api_key=***",
+        "data.hf_token=***",
+        "policy.max_new_tokens=3",
+    ]
+
+
+def test_the_images_digest_is_in_it(tmp_path, monkeypatch):
+    image = tmp_path / "x.sqsh"
+    image.write_text("abc")
+    image.with_name("x.sqsh.json").write_text('{"sha256": "d1g", "bytes": 3}')
+    monkeypatch.setenv("NEMO_RL_CONTAINER", str(image))
+    prepared = prepare("grpo_llama8b", site="dgx_h100")
+    assert make_manifest(prepared)["container"] == {
+        "image": str(image),
+        "sha256": "d1g",
+    }
+    image.write_text("abcd")  # No longer the file of the record.
+    assert make_manifest(prepared)["container"]["sha256"] is None
