@@ -43,6 +43,7 @@ class EngineProcess:
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child, self._pipe))
         self._process.start()
+        self.pid = self._process.pid
         child.close()
         try:
             self.setup(settings)

@@ -111,7 +111,10 @@ def test_grpo_learns_with_engines_on_the_places_that_train(
     monkeypatch.chdir(tmp_path)
     model = tiny_task.make_model(tmp_path / "m", sft_steps=60, heads=2)
     changes: dict[str, Any] = {
-        "policy": {"generation": {"backend": "vllm"}, "train_micro_batch_size": 32},
+        "policy": {
+            "generation": {"backend": "vllm", "vllm_cfg": {"async_engine": True}},
+            "train_micro_batch_size": 32,
+        },
         "grpo": {"max_num_steps": 3, "val_period": 0, "val_at_start": False},
         "checkpointing": {"enabled": False},
         "logger": {"console": "plain", "log_dir": str(tmp_path / "logs")},

@@ -8,6 +8,7 @@ while the core is paused. Knows no transport and no driver.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
@@ -141,6 +142,9 @@ class AsyncEngine:
             self._engine = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except RuntimeError as error:
             raise WorkerDied(f"vLLM's core did not start: {error}") from error
+        checked(
+            await self._engine.collective_rpc("nemo_rl_die_with", args=(os.getpid(),))
+        )
         await self._engine.update_weight_version(str(self.version))
 
     async def _end(self) -> None:

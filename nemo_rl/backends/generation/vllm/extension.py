@@ -7,7 +7,11 @@ Arguments arrive as bytes, which every executor hands on unchanged; results are 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import select
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -89,6 +93,26 @@ class WorkerExtension:
         for module in found:
             module.scale = module.scale / temperature
         return len(found)
+
+    @answering
+    def nemo_rl_die_with(self, owner: int) -> None:
+        """End this process, and vLLM's core that it belongs to, when the owner ends.
+
+        A core would go on, and keep its memory, if the process that started it is
+        killed.
+
+        Args:
+            owner: process id of who started the core, on this host.
+        """
+        parent, watched = os.getppid(), os.pidfd_open(owner)
+
+        def watch() -> None:
+            select.select([watched], [], [])
+            if parent not in (owner, 1):
+                os.kill(parent, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        threading.Thread(target=watch, name="die-with-owner", daemon=True).start()
 
     def _load(
         self, weights: Iterable[tuple[str, Tensor]], partial: bool = False
