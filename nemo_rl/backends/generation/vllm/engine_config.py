@@ -72,7 +72,7 @@ def short_reason(error: Exception) -> str:
     else:
         text = str(error)
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    first = first.removeprefix("Value error, ") or type(error).__name__
+    first = first.replace("Value error, ", "") or type(error).__name__
     if len(first) > _LONGEST_REASON:
         first = first[:_LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
     return first
