@@ -431,6 +431,7 @@ def test_two_processes_share_every_layer(folder: Path, model: Any, tmp_path: Pat
         assert furthest(newer, result) < 1e-4 and set(result.versions) == {2}
 
 
+@pytest.mark.slow
 def test_a_core_in_a_process_of_its_own_labels_tokens(folder: Path, model: Any):
     newer, rows = moved(folder), [request(f"{s}", seed=s, **LONG) for s in range(8)]
     with start(folder, async_engine=True) as backend:

@@ -105,6 +105,7 @@ def test_weights_follow_training_and_engines_that_die_come_back(policy: Policy):
     assert torch.equal(policy.generate(prompts)["output_ids"], output["output_ids"])
 
 
+@pytest.mark.slow
 def test_grpo_learns_with_engines_on_the_places_that_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -26,6 +26,7 @@ def weights(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_chain_has_the_weights_of_one_long_job(cluster, checkout, job_env, training):
     began = time.monotonic()
     launch = [sys.executable, "-m", "nemo_rl.launch", "launch", RECIPE, *training]

@@ -112,6 +112,7 @@ def test_a_failure_is_told_by_status_logs_and_report(cluster, submit, nemo_rl):
         assert "grpo.max_num_steps" in report
 
 
+@pytest.mark.slow
 def test_following_survives_a_requeue_and_ends_with_the_run(
     cluster, checkout, submit, nemo_rl
 ):
@@ -138,6 +139,7 @@ def test_following_survives_a_requeue_and_ends_with_the_run(
         assert codes == [75, 0]
 
 
+@pytest.mark.slow
 def test_a_shell_on_every_node(cluster, submit, nemo_rl):
     with within(40):
         number = submit("--nodes=2", RECIPE, *LONG)
@@ -183,6 +185,7 @@ def test_cancel_now_does_not_wait(cluster, submit, nemo_rl):
         assert state["checkpoint"] is None
 
 
+@pytest.mark.slow
 def test_a_silent_controller_is_not_the_end_of_a_run(cluster, submit, nemo_rl):
     def tell_controller(signal):
         cluster.run("sh", "-c", f"kill -{signal} $(pidof slurmctld)")
