@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from nemo_rl.backends.generation.base import GenerationRequest, GenerationResult
 from nemo_rl.backends.generation.vllm.settings import VllmSettings
+from nemo_rl.infra.assets import resolve_model
 from nemo_rl.utils.exceptions import (
     ConfigurationError,
     DataError,
@@ -459,3 +460,24 @@ def test_a_core_in_a_process_of_its_own_labels_tokens(folder: Path, model: Any):
         _, left = psutil.wait_procs(processes, timeout=30)
         assert processes
         assert all(p.status() == psutil.STATUS_ZOMBIE for p in left)
+
+
+@pytest.mark.slow
+def test_a_real_model_agrees_before_and_after_an_update():
+    folder = resolve_model("smollm2-135m-instruct")
+    model = loaded(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_dict=False,
+    )
+    with start(folder, kv_bytes_per_token=None) as backend:
+        result = answer(backend, prompt, greedy=True)
+        assert "Paris" in tokenizer.decode(result.token_ids)
+        assert furthest(model, result, prompt) < 1e-4
+        with torch.no_grad():
+            model.model.norm.weight.mul_(0.9)
+        backend.update_weights(model.state_dict(), 1)
+        result = answer(backend, prompt)
+        assert set(result.versions) == {1} and furthest(model, result, prompt) < 1e-4

@@ -146,9 +146,11 @@ def settings_of_policy(
             f"policy.generation.vllm_cfg.max_model_len={given} is less than "
             f"policy.max_total_sequence_length={longest}: leave it out."
         )
+    folder = resolve_model(policy.model_name)
+    words = policy.tokenizer.name
     return _settings(
         generation,
-        resolve_model(policy.model_name),
+        folder,
         tokenizer=tokenizer,
         dtype=generation.vllm_cfg.precision or policy.precision,
         max_model_len=longest,
@@ -162,6 +164,9 @@ def settings_of_policy(
                 **generation.vllm_cfg.hf_overrides,
             },
             "rows_at_once": policy.generation_batch_size,
+            "tokenizer": words,
+            # Environments may end the responses of single rows with strings.
+            "strings_of_rows": words is not None or any(folder.glob("tokenizer*")),
         },
     )
 
@@ -185,6 +190,7 @@ def _settings(
     _check_arguments(generation.vllm_kwargs)
     given: dict[str, Any] = dict(more or {})
     arguments = dict(generation.vllm_kwargs)
+    of_rows = given.pop("strings_of_rows", False)
     if (rows := given.pop("rows_at_once", None)) is not None:
         arguments.setdefault("max_num_seqs", rows)
     fields: dict[str, Any] = {"hf_overrides": dict(engine.hf_overrides), **given}
@@ -203,7 +209,7 @@ def _settings(
         stop_token_ids=tuple(ids),
         stop_strings=tuple(strings or ()),
         load_format=engine.load_format,
-        with_tokenizer=bool(strings) or not engine.skip_tokenizer_init,
+        with_tokenizer=bool(strings) or of_rows or not engine.skip_tokenizer_init,
         async_engine=engine.async_engine,
         enforce_eager=engine.enforce_eager,
         gpu_memory_utilization=engine.gpu_memory_utilization,

@@ -43,6 +43,7 @@ class VllmSettings:
         stop_strings: a response ends once its text contains one of these.
         load_format: "dummy": random weights until the first refit.
         with_tokenizer: load it, for stop strings.
+        tokenizer: its folder; None: the model's.
         async_engine: run AsyncLLM instead of an engine that is stepped by hand.
         kv_bytes_per_token: bytes of keys and values of one token; sizes a CPU's cache.
         colocated: take turns with training on the same GPUs.
@@ -69,6 +70,7 @@ class VllmSettings:
     stop_strings: tuple[str, ...] = ()
     load_format: str = "dummy"
     with_tokenizer: bool = False
+    tokenizer: str | None = None
     async_engine: bool = False
     enforce_eager: bool = False
     gpu_memory_utilization: float = 0.6
@@ -136,6 +138,8 @@ def engine_arguments(settings: VllmSettings) -> dict[str, Any]:
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "enable_sleep_mode": settings.use_gpu and settings.colocated,
     }
+    if settings.with_tokenizer and settings.tokenizer is not None:
+        given["tokenizer"] = settings.tokenizer
     if settings.hf_overrides:
         given["hf_overrides"] = dict(settings.hf_overrides)
     if settings.processes > 1:

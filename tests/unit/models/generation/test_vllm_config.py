@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nemo_rl.backends.generation.vllm.settings import engine_arguments
 from nemo_rl.config.policy import PolicyConfig
 from nemo_rl.models.generation.vllm_config import (
     VllmConfig,
@@ -15,6 +16,7 @@ from nemo_rl.models.generation.vllm_config import (
     settings_of_policy,
 )
 from nemo_rl.utils.exceptions import ConfigurationError
+from tests.fakes.tokenizers import character_tokenizer
 
 
 @pytest.fixture
@@ -103,4 +105,28 @@ def test_options_of_an_engine_may_be_given_directly(folder: Path) -> None:
 )
 def test_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
+        settings_of(options, use_gpus=False)
+
+
+def test_a_recipes_engine_knows_the_tokenizer_that_there_is(folder, tmp_path) -> None:
+    def settings(**policy):
+        config = PolicyConfig.from_mapping(
+            {"model_name": str(folder), "generation": {"backend": "vllm"}, **policy}
+        )
+        return settings_of_policy(config, None, use_gpus=False)
+
+    assert not settings().with_tokenizer
+    character_tokenizer().save_pretrained(tmp_path / "words")
+    other = settings(tokenizer={"name": str(tmp_path / "words")})
+    assert other.with_tokenizer
+    assert engine_arguments(other)["tokenizer"] == str(tmp_path / "words")
+    character_tokenizer().save_pretrained(folder)
+    assert settings().with_tokenizer
+    assert "tokenizer" not in engine_arguments(settings())
+
+
+@pytest.mark.parametrize("name", ["logprobs_mode", "seed", "tensor_parallel_size"])
+def test_what_is_decided_elsewhere_is_no_further_argument(folder, name) -> None:
+    options = {"model_name": str(folder), "vllm_kwargs": {name: 1}}
+    with pytest.raises(ConfigurationError, match=f"vllm_kwargs.{name} cannot be set"):
         settings_of(options, use_gpus=False)
