@@ -50,7 +50,17 @@ def read(backend: VLLMBackend, weights: dict[str, torch.Tensor]) -> EngineWeight
     return merge_ranks(backend.held(specs_of(weights)), shapes_of(weights))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+EVERY_RUN = ("qwen2", "qwen3_moe-mixed")
+"""Biases, tied, experts; an engine's start takes seconds, so the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        family if family in EVERY_RUN else pytest.param(family, marks=pytest.mark.slow)
+        for family in FAMILIES
+    ],
+)
 def test_every_tensor_of_a_folder_is_read_back(family: str, tmp_path: Path):
     folder = tiny_folder(tmp_path / "m", family, tied=FAMILIES[family])
     weights = tensors_of(folder)
