@@ -19,6 +19,7 @@ from nemo_rl.algorithms.grpo.loss import GRPOLossFn
 from nemo_rl.algorithms.sft.loss import NLLLossFn
 from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.layout import cluster_layout
+from nemo_rl.distributed import ray_session
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.infra.resources import ResourceManager
@@ -30,6 +31,13 @@ from tests.functional.engines import grpo_batch, policy_config
 from tests.functional.guarded import tiny_folder
 
 APART = {"enabled": False, "resources": {"cpu_workers_per_node": 1}}
+
+
+@pytest.fixture(autouse=True)
+def no_ray_is_left() -> Iterator[None]:
+    """What is forked from here later must not find a connection that is not its own."""
+    yield
+    ray_session.disconnect()
 
 
 @pytest.fixture
