@@ -45,6 +45,7 @@ def _trained(_: Any, model: str, folder: Path) -> dict[str, Any]:
     return {"history": result.history, "restarts": result.restarts}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_async_goes_on_after_its_engine_was_killed(tmp_path: Path) -> None:
     (model,) = run_ranks(_model, 1, tmp_path / "model")

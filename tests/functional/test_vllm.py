@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,21 @@ def restored(backend: EngineProcess, model: Any) -> Iterator[EngineProcess]:
     backend.update_weights(model.state_dict(), version=0)
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("family", models.FAMILIES)
+EVERY_RUN = (("llama", False), ("qwen3", True))
+"""An engine's start takes seconds, so the others are slow."""
+
+
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [
+        pytest.param(
+            *case,
+            id=f"{case[0]}-{'tied' if case[1] else 'untied'}",
+            marks=() if case in EVERY_RUN else pytest.mark.slow,
+        )
+        for case in product(models.FAMILIES, (False, True))
+    ],
+)
 def test_logprobs_are_the_trainers_after_every_update(
     tmp_path: Path, family: str, tied: bool
 ):

@@ -182,6 +182,7 @@ def follow(folder: str, logs: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_vllm_follows_a_policy_that_learns(tmp_path: Path) -> None:
     """Tied weights, in two halves where they are trained, whole where they sample."""
     folder = tmp_path / "model"

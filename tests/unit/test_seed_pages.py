@@ -1510,6 +1510,7 @@ def test_generation_with_a_cluster_and_a_configuration(model) -> None:
     assert complete and 1 <= length <= 5
 
 
+@pytest.mark.slow
 def test_generation_with_vllm(vllm_model, ray_session, monkeypatch) -> None:
     from nemo_rl.distributed import BatchedDataDict, RayVirtualCluster
     from nemo_rl.models.generation import VllmConfig, VllmGeneration

@@ -11,6 +11,7 @@ import json
 import math
 import pickle
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -58,9 +59,17 @@ class _IndexUnpickler(pickle.Unpickler):
         known = module in _INDEX_MODULES and "." not in name
         if module in ("pathlib", "pathlib._local") and name.endswith("Path"):
             return PurePosixPath  # where torch wrote it, which nobody asks for
+        if (module, name) == ("builtins", "getattr"):
+            return _member  # how Python before 3.11.4 writes a member of an Enum
         if dtype or known or (module, name) in _INDEX_NAMES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _member(kind: Any, name: str) -> Enum:
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise pickle.UnpicklingError(f"it asks for an attribute {name} of {kind!r}")
+    return kind[name]
 
 
 def read_index(folder: Path) -> Metadata:
