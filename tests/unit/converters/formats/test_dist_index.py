@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import (
+    _MEM_FORMAT_ENCODING,
+    Metadata,
+    StorageMeta,
+)
 
 from nemo_rl.converters.formats.dist_index import INDEX, IndexBuilder, read_index
 from nemo_rl.utils.exceptions import CheckpointError
@@ -91,4 +95,29 @@ def test_what_is_no_index_says_so(tmp_path, content, message):
     if content is not None:
         (tmp_path / INDEX).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
+        read_index(tmp_path)
+
+
+class Attribute:
+    """Written as ``getattr(owner, name)``, as Python before 3.11.4 writes an Enum."""
+
+    def __init__(self, owner: object, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def test_a_member_of_an_enum_may_be_written_as_an_attribute(tmp_path):
+    member = next(iter(_MEM_FORMAT_ENCODING))
+    content = {"member": Attribute(_MEM_FORMAT_ENCODING, member.name)}
+    (tmp_path / INDEX).write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="holds dict, not an index"):
+        read_index(tmp_path)
+
+
+def test_an_attribute_of_anything_else_is_refused(tmp_path):
+    content = Attribute(Metadata, "__init__")
+    (tmp_path / INDEX).write_bytes(pickle.dumps(content))
+    with pytest.raises(CheckpointError, match="asks for an attribute __init__"):
         read_index(tmp_path)
