@@ -82,6 +82,15 @@ class Agent(Watcher):
 
     def _play(self) -> int:
         """Check the node, then play its role; a spare node waits for the end."""
+        if self.job.is_head:
+            record_start(
+                self.options.run_dir,
+                self.options.attempt_dir,
+                self.job,
+                recipe=self.options.recipe,
+                overrides=self.options.overrides,
+                temp_dir=self.temp_dir,
+            )
         if not env.off("NEMO_RL_PREFLIGHT"):
             chosen = Preflight(self, temp_dir=self.temp_dir).run()
             if chosen is None:
@@ -96,14 +105,6 @@ class Agent(Watcher):
     # ---- head
 
     def _run_head(self) -> int:
-        record_start(
-            self.options.run_dir,
-            self.options.attempt_dir,
-            self.job,
-            recipe=self.options.recipe,
-            overrides=self.options.overrides,
-            temp_dir=self.temp_dir,
-        )
         write_token(self.token)
         address = f"{self.ip}:{self.ports.gcs}"
         env.apply(client_environment(self.token))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_rl.launch import submit
+from nemo_rl.launch import submission
 from nemo_rl.launch.job import JobSpec
 from nemo_rl.launch.preflight.checks import (
     USER,
@@ -177,7 +177,7 @@ def accepted(context: Context) -> Finding:
     if spec is None:
         return skipped("no recipe")
     try:
-        text = submit.ask_slurm(
+        text = submission.ask_slurm(
             spec, root=context.extra["root"], site=context.extra["site"]
         )
     except LaunchError as error:
