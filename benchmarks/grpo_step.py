@@ -147,7 +147,7 @@ def page(table: list[str], options: argparse.Namespace) -> str:
     versions = ", ".join(
         f"{name} {importlib.metadata.version(name)}"
         for name, module in PACKAGES.items()
-        if importlib.util.find_spec(module) is not None is not None
+        if importlib.util.find_spec(module) is not None
     )
     return "\n".join(
         [
