@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,9 @@ from nemo_rl.launch.container import image_file, image_of
 from nemo_rl.launch.images import recorded
 from nemo_rl.launch.request import Prepared
 from nemo_rl.utils.files import sha256_of
+from nemo_rl.utils.secrets import masked_overrides, masked_variables
 
 NAME = "launch.json"
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|_KEY$", re.I)
-_SECRET_KEY = re.compile(
-    r"(^|[._])(api_?key|passw(or)?d|secret|credentials?|(access|auth|hf)_token)=", re.I
-)
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
@@ -40,9 +36,9 @@ def make_manifest(prepared: Prepared) -> dict[str, Any]:
         "recipe": {
             "path": spec.recipe,
             "sha256": sha256_of(prepared.recipe),
-            "overrides": masked_texts(prepared.overrides),
+            "overrides": masked_overrides(prepared.overrides),
         },
-        "sweep": [masked_texts(group) for group in prepared.groups],
+        "sweep": [masked_overrides(group) for group in prepared.groups],
         "chain": prepared.chain,
         "jobs": jobs,
         "nodes": cluster.num_nodes,
@@ -53,7 +49,7 @@ def make_manifest(prepared: Prepared) -> dict[str, Any]:
         "gpu_hours": round(node_hours * cluster.gpus_per_node, 2),
         "site": {
             "name": prepared.site.name,
-            "variables": masked(prepared.site.variables),
+            "variables": masked_variables(prepared.site.variables),
         },
         "container": _container(prepared),
         "code": {"nemo_rl": nemo_rl.__version__, **_git(prepared.root)},
@@ -79,27 +75,6 @@ def hours(time: str) -> float:
         return given[0] + given[1] / 60 + given[2] / 3600
     m, s = (*given, 0)[:2]
     return m / 60 + s / 3600
-
-
-def masked(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables, without the values of those that name a secret."""
-    return {
-        name: "***" if _SECRET.search(name) else value
-        for name, value in sorted(variables.items())
-    }
-
-
-def masked_texts(overrides: Sequence[str]) -> list[str]:
-    """Return "key=value" texts, without the values of keys that name a secret.
-
-    Example:
-        >>> masked_texts(["grpo.seed=3", "logger.wandb.api_key=1234"])
-        ['grpo.seed=3', 'logger.wandb.api_key=***']
-    """
-    return [
-        f"{text.partition('=')[0]}=***" if _SECRET_KEY.search(text) else text
-        for text in overrides
-    ]
 
 
 def _container(prepared: Prepared) -> dict[str, Any] | None:

@@ -14,12 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.utils import env
 from nemo_rl.utils.files import write_json
-from nemo_rl.utils.secrets import masked
+from nemo_rl.utils.secrets import masked_overrides
 
 RUN = "run.json"
 LAUNCH = "launch.json"
@@ -76,7 +74,7 @@ def record_start(
         "format": FORMAT,
         "name": Path(recipe).stem,
         "recipe": recipe,
-        "overrides": mask_overrides(overrides),
+        "overrides": masked_overrides(overrides),
         "site": environment.get("NEMO_RL_SITE", ""),
         "nodes": allocation.num_nodes,
         "gpus_per_node": allocation.num_gpus,
@@ -104,7 +102,7 @@ def read_run(folder: Path) -> dict[str, Any]:
         facts |= {
             "name": launched.get("name"),
             "recipe": recipe.get("path"),
-            "overrides": mask_overrides(words),
+            "overrides": masked_overrides(words),
             "site": (launched.get("site") or {}).get("name"),
             "nodes": launched.get("nodes"),
             "gpus_per_node": launched.get("gpus_per_node"),
@@ -127,28 +125,6 @@ def read(folder: Path, name: str = RUN) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def mask_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return "key=value" texts without the values of keys that name a secret.
-
-    Example:
-        >>> mask_overrides(["grpo.seed=3", "logger.wandb.api_key=1234"])
-        ['grpo.seed=3', 'logger.wandb.api_key=***']
-    """
-    found = []
-    for text in overrides:
-        key, _, value = text.partition("=")
-        last = key.rpartition(".")[2]
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parsed = value
-        shown = masked({last: parsed if parsed is not None else value})[last]
-        same = shown == parsed or parsed is None
-        hidden = "***" if shown == "***" else json.dumps(shown, default=str)
-        found.append(text if same and shown != "***" else f"{key}={hidden}")
-    return found
 
 
 def _recorded(variables: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from nemo_rl.distributed.rank import environment
 from nemo_rl.launch.job import JobSpec
-from nemo_rl.launch.manifest import NAME, make_manifest, masked_texts
+from nemo_rl.launch.manifest import NAME, make_manifest
 from nemo_rl.launch.request import Prepared, prepare
 from nemo_rl.launch.script import render
 from nemo_rl.launch.site import LOCAL, Site
@@ -26,6 +26,7 @@ from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.files import write_json
 from nemo_rl.utils.imports import require
+from nemo_rl.utils.secrets import masked_overrides
 
 
 def submit(
@@ -106,7 +107,7 @@ def submit_prepared(prepared: Prepared) -> list[Any]:
         job.overrides = prepared.groups[index] if prepared.groups else ()
         job.manifest = manifest | {
             "job_ids": job.all_ids,
-            "task_overrides": masked_texts(job.overrides),
+            "task_overrides": masked_overrides(job.overrides),
         }
         job.run_dir.mkdir(parents=True, exist_ok=True)
         write_json(job.run_dir / NAME, job.manifest)

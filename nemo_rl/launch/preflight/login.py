@@ -27,6 +27,7 @@ from nemo_rl.launch.preflight.checks import (
 from nemo_rl.launch.site import GPUS_PER_NODE, Site
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
+from nemo_rl.utils.secrets import key_is_secret, variable_is_secret
 from nemo_rl.utils.suggest import did_you_mean
 
 ASK_S = 8.0
@@ -36,7 +37,6 @@ KNOWN = {
     *("NEMO_RL_SRUN_ARGS", "NEMO_RL_START_TIMEOUT", "NEMO_RL_MAX_ATTEMPTS"),
 }
 """Variables of a site that bash reads; `utils.env` has the others."""
-_SECRET = re.compile(r"(api_?key|token|secret|password|passwd)$", re.IGNORECASE)
 
 
 def _ask(context: Context, *command: str) -> tuple[int, str]:
@@ -258,7 +258,7 @@ def secrets(context: Context) -> Finding:
     found = [
         f"launch/{place.name}.env: {name}"
         for name, value in place.variables.items()
-        if _SECRET.search(name) and value and name not in env.inherited()
+        if variable_is_secret(name) and value and name not in env.inherited()
     ]
     config = context.extra.get("config")
     found += _keys(config.to_dict()) if config is not None else []
@@ -276,8 +276,7 @@ def _keys(value: Any, path: str = "") -> list[str]:
             for key, inner in value.items()
             for found in _keys(inner, f"{path}.{key}" if path else str(key))
         ]
-    secret = isinstance(value, str) and value and _SECRET.search(path)
-    return [path] if secret and not path.endswith(("_env", "env")) else []
+    return [path] if isinstance(value, str) and value and key_is_secret(path) else []
 
 
 CHECKS = (

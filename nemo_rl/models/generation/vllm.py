@@ -194,11 +194,13 @@ class VllmGeneration(GenerationInterface):
     def update_weights(self, weights: Mapping[str, Any], version: int = 1) -> None:
         """Take new weights: Hugging Face names to full tensors, all of them."""
         self._updated = True
-        self.call_all("update_weights", dict(weights), version)
+        # One after the other: each has a copy of all weights on its way.
+        for replica in self.replicas:
+            replica.call("update_weights", dict(weights), version)
 
     def call_all(self, method: str, *args: Any) -> list[Any]:
-        """Call a method of every engine's worker, one after the other."""
-        return [replica.call(method, *args) for replica in self.replicas]
+        """Call a method of every engine's worker, of all at once."""
+        return ask_all(self.replicas, lambda replica: replica.call(method, *args))
 
     @property
     def processes(self) -> int:
@@ -240,6 +242,12 @@ class VllmGeneration(GenerationInterface):
 def _copy_seed(seed: int, copy: int) -> int:
     """Of one of a row's responses; the first has the row's own."""
     return derive_seed(seed, "copy", copy) if copy else seed
+
+
+def ask_all(replicas: Sequence[Replica], ask: Callable[[Replica], Any]) -> list[Any]:
+    """What each engine answers, in order; all are asked at once."""
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        return list(pool.map(ask, replicas))
 
 
 def _slots(

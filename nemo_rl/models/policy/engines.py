@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from nemo_rl.config.policy import PolicyConfig
@@ -11,7 +10,7 @@ from nemo_rl.converters.hf_config import read_hf_config
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.models.generation.replica import Replica
 from nemo_rl.models.generation.stops import end_tokens
-from nemo_rl.models.generation.vllm import VllmGeneration
+from nemo_rl.models.generation.vllm import VllmGeneration, ask_all
 from nemo_rl.models.generation.vllm_config import settings_of_policy
 from nemo_rl.models.policy.guard import Guard
 from nemo_rl.utils.exceptions import ConfigurationError
@@ -45,14 +44,17 @@ class EngineReceivers:
     def receive(self, link: Any, version: int) -> list[dict[str, Any]]:
         """Have every engine take the weights; see ``refit.ReceiverGroup``."""
 
-        def one(index: int) -> list[dict[str, Any]]:
-            first = index * self._processes
-            return self._replicas[index].call(
-                "receive_weights", link, first, version, self.recompute
+        first = {
+            replica: index * self._processes
+            for index, replica in enumerate(self._replicas)
+        }
+
+        def take(replica: Replica) -> list[dict[str, Any]]:
+            return replica.call(
+                "receive_weights", link, first[replica], version, self.recompute
             )
 
-        with ThreadPoolExecutor(len(self._replicas)) as pool:
-            reports = list(pool.map(one, range(len(self._replicas))))
+        reports = ask_all(self._replicas, take)
         return [report for engine in reports for report in engine]
 
 

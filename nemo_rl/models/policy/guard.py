@@ -182,8 +182,8 @@ class Guard:
             resync: sends the weights once more; without it "resync" halts.
 
         Returns:
-            ``guard/mult_prob_error``, ``guard/gen_kl``, ``guard_s``; and whether the
-            batch may be used.
+            ``guard/mult_prob_error``, ``guard/gen_kl``, ``guard/rollout_s``; and
+            whether the batch may be used.
 
         Raises:
             ConsistencyError: they differ, and are not to, or do so twice in a row.
@@ -204,7 +204,7 @@ class Guard:
         elif findings:
             self._reaction.warn(step, Look(findings=findings), metrics)
         self._distrusted = not usable
-        metrics["guard_s"] = time.perf_counter() - begin
+        metrics["guard/rollout_s"] = time.perf_counter() - begin
         return GuardOutcome(metrics=metrics, usable=usable, findings=findings)
 
     def check_digests(

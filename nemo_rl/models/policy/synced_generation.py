@@ -19,7 +19,7 @@ from nemo_rl.distributed import ray_session
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.interfaces import WorkerGroup
 from nemo_rl.models.generation.replica import Replica
-from nemo_rl.models.generation.vllm import VllmGeneration
+from nemo_rl.models.generation.vllm import VllmGeneration, ask_all
 from nemo_rl.models.policy.canary import Score
 from nemo_rl.models.policy.engines import EngineReceivers
 from nemo_rl.models.policy.guard import Guard, GuardOutcome
@@ -168,8 +168,7 @@ class SyncedGeneration:
 
     def _lives(self) -> list[int]:
         """How often each engine was started anew, all of them alive."""
-        for replica in self.engines.replicas:
-            replica.ensure_alive()
+        ask_all(self.engines.replicas, Replica.ensure_alive)
         return [replica.restarts for replica in self.engines.replicas]
 
     def _transfer_once(self) -> tuple[RefitReport, Transferred | None]:
@@ -189,7 +188,10 @@ class SyncedGeneration:
         return Transferred(
             version=report.version,
             sent=report.observed,
-            engines=[merge_ranks(r.call("held", specs), shapes) for r in replicas],
+            engines=[
+                merge_ranks(ranks, shapes)
+                for ranks in ask_all(replicas, lambda r: r.call("held", specs))
+            ],
         )
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_rl.launch.manifest import hours, make_manifest, masked, masked_texts
+from nemo_rl.launch.manifest import hours, make_manifest
 from nemo_rl.launch.request import prepare
 
 
@@ -39,22 +39,6 @@ def test_a_sweep_costs_all_its_runs():
     )
     sizes = prepare("grpo_llama8b", sweep=["cluster.num_nodes=2,4"])
     assert make_manifest(sizes)["node_hours"] == 24.0
-
-
-def test_secrets_are_masked():
-    variables = {"WANDB_API_KEY": "x", "HF_TOKEN": "y", "SBATCH_PARTITION": "fast"}
-    assert masked(variables) == {
-        "HF_TOKEN": "***",
-        "SBATCH_PARTITION": "fast",
-        "WANDB_API_KEY": "***",
-    }
-
-    texts = ["env.kwargs.api_key=1=2", "data.hf_token=x", "policy.max_new_tokens=3"]
-    assert masked_texts(texts) == [
-        "env.kwargs.api_key=***",
-        "data.hf_token=***",
-        "policy.max_new_tokens=3",
-    ]
 
 
 def test_the_images_digest_is_in_it(tmp_path, monkeypatch):
