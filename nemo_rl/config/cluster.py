@@ -29,6 +29,9 @@ class ClusterConfig(BaseConfig):
     """CPU cores, and threads, of each worker process."""
     time: str = "04:00:00"
     """Time limit of the SLURM job."""
+    hang_timeout_s: float | None = Field(1800.0, gt=0)
+    """End a run, with the stacks of all its processes, once no process has got
+    anything done for this long; null never does."""
     container: str | None = None
     """Container image of the SLURM job; None runs without one."""
     job_name: str | None = None

@@ -23,6 +23,7 @@ from nemo_rl.converters.conversion import Conversion, Request
 from nemo_rl.converters.manifest import digest
 from nemo_rl.converters.partial import Done
 from nemo_rl.converters.targets import Piece, write_piece
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import CheckpointError
 
 _SMALL = 64 << 20
@@ -209,6 +210,7 @@ class Crew:
                 running.append((number, self._submit(task, number)))
                 used += cost
             number, future = running.popleft()
+            pulse.beat()
             yield number, future.result()
             del future
             used -= self._costs[number]

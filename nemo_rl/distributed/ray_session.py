@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -15,8 +16,10 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nemo_rl.distributed.rank import unset
 from nemo_rl.utils import env
@@ -33,6 +36,7 @@ QUIET: dict[str, str] = {
 }
 """Ray's own variables, set where the user has not set them."""
 
+SLICE_S = 1.0
 MIN_OBJECT_STORE = 80 * 2**20
 MAX_OBJECT_STORE = 4 * 2**30
 """Bounds of the default object store; batches are small beside weights."""
@@ -117,6 +121,22 @@ def disconnect() -> None:
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
         _forget_token()
+
+
+def wait_for_one(refs: list[Any], deadline: float | None) -> tuple[list, list]:
+    """Wait until one of several calls has ended: (that one, the others).
+
+    Args:
+        refs: what Ray gave for the calls.
+        deadline: by ``time.monotonic``; then ([], refs) is returned. None: no end.
+    """
+    wait = require("ray").wait
+    while True:
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        # In slices: as long as Ray waits, no handler of a signal runs here.
+        ready, others = wait(refs, num_returns=1, timeout=max(0.0, min(SLICE_S, left)))
+        if ready or left <= SLICE_S:
+            return ready, others
 
 
 def is_local() -> bool:

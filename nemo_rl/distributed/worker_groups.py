@@ -239,8 +239,7 @@ class RayWorkerGroup:
         failures: list[Failure] = []
         pending = list(refs)
         while pending:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready, pending = self._ray.wait(pending, num_returns=1, timeout=left)
+            ready, pending = ray_session.wait_for_one(pending, deadline)
             if not ready:
                 break
             failure = self._collect(ready[0], rank_of[ready[0]], method, results)

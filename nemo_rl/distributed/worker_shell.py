@@ -20,6 +20,7 @@ from nemo_rl.distributed.rank import (
     find_free_port,
     strip_scheduler_variables,
 )
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import ResourceError
 
 LIBRARIES = ("torch", "megatron-core", "transformers")
@@ -56,6 +57,7 @@ class WorkerShell:
     def __init__(self) -> None:
         """Forget the scheduler, before any library of the worker sees it."""
         strip_scheduler_variables()
+        pulse.start("worker")
         self._worker: Any = None
 
     def where(self) -> Place:
@@ -81,12 +83,15 @@ class WorkerShell:
         self, actor_class: type, rank_info: RankInfo, init_kwargs: dict[str, Any]
     ) -> None:
         """Construct the worker."""
-        self._worker = actor_class(rank_info, **init_kwargs)
+        pulse.start(f"{actor_class.__name__} rank {rank_info.rank}")
+        with pulse.doing("__init__"):
+            self._worker = actor_class(rank_info, **init_kwargs)
 
     def call(self, method: str, payload: tuple[tuple, dict]) -> Any:
         """Call a method of the worker with ``(args, kwargs)``."""
         args, kwargs = payload
-        return getattr(self._worker, method)(*args, **kwargs)
+        with pulse.doing(method):
+            return getattr(self._worker, method)(*args, **kwargs)
 
     def close(self) -> None:
         """Let the worker end what it has started."""

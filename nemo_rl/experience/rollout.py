@@ -23,6 +23,7 @@ from nemo_rl.experience.conversations import (
 )
 from nemo_rl.experience.turns import TurnJoiner, check_observation
 from nemo_rl.metrics.rollout import rollout_metrics
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import RewardError
 from nemo_rl.utils.seeding import derive_seed
 
@@ -143,10 +144,11 @@ class RolloutEngine:
         self, batch: BatchedDataDict, talks: Sequence[Conversation], alive: list[int]
     ) -> list[int]:
         """Let the environment score the responses; the rows that go on."""
-        returned = self.environment.step(
-            [talks[row].messages for row in alive],
-            [_metadata(batch, row, talks[row]) for row in alive],
-        )
+        with pulse.doing("environment"):
+            returned = self.environment.step(
+                [talks[row].messages for row in alive],
+                [_metadata(batch, row, talks[row]) for row in alive],
+            )
         rewards = self._vector(returned.rewards, "rewards", len(alive))
         for name, values in (returned.metrics or {}).items():
             numbers = self._vector(values, f"metrics[{name!r}]", len(alive))

@@ -34,6 +34,8 @@ class Bulletin:
         self.folder = folder
         self.node = node
         self.ip = ip
+        self.facts: dict[str, Any] = {}
+        """What every beat tells beside the state."""
         self._beat = 0
         self._seen: dict[str, tuple[int, float]] = {}
         (folder / "nodes").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -52,6 +54,7 @@ class Bulletin:
                 "message": message,
                 "ip": self.ip,
                 "beat": self._beat,
+                **self.facts,
             },
         )
 

@@ -19,6 +19,7 @@ import yaml
 
 from nemo_rl.api.functional import algorithm_of, create_trainer, load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
+from nemo_rl.launch.watchdog import watched
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import NemoRLError
@@ -71,7 +72,8 @@ def run(recipe: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
         text = yaml.safe_dump(config.to_dict(), sort_keys=False)
         (run_dir / RESOLVED).write_text(text, encoding="utf-8")
         trainer.run_dir = run_dir
-    result = trainer.fit(callbacks=callbacks)
+    with watched(run_dir, config.cluster.hang_timeout_s):
+        result = trainer.fit(callbacks=callbacks)
     return PREEMPTED if result.status == "preempted" else 0
 
 

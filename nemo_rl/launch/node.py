@@ -30,7 +30,8 @@ from nemo_rl.launch.ray_start import (
 )
 from nemo_rl.launch.record import record_start
 from nemo_rl.launch.watch import REQUEUE, HeadLost, NodeLost, StopRequested, Watcher
-from nemo_rl.utils import env
+from nemo_rl.launch.watchdog import NodeWatchdog
+from nemo_rl.utils import env, pulse
 from nemo_rl.utils.exceptions import LaunchError
 
 ROLL_CALL_S = 12.0
@@ -52,6 +53,7 @@ class Agent(Watcher):
         folder = f"nemo_rl-{allocation.job_id}-{allocation.node_index}"
         self.temp_dir = options.temp_root / folder
         self.token = self.bulletin.path(board.TOKEN)
+        self.pulses = self.temp_dir / "pulse"
 
     def run(self) -> int:
         """Play this node's role until the job ends; leave nothing behind."""
@@ -100,6 +102,8 @@ class Agent(Watcher):
             self.job = chosen
             self.ports = plan_ports(chosen.job_id)
             self.state = "starting"
+        env.apply({pulse.FOLDER: str(self.pulses)})
+        self.watchdog = NodeWatchdog(self.bulletin, self.job.node_names, self.pulses)
         return self._run_head() if self.job.is_head else self._run_worker()
 
     # ---- head
@@ -158,7 +162,9 @@ class Agent(Watcher):
         self.state = "training"
         self.driver = Child("driver", command, variables)
         code = self.until(lambda: self.driver.returncode)
-        if code not in (0, 2, REQUEUE):
+        if self.watchdog is not None and self.watchdog.verdict is not None:
+            self.bulletin.record_failure(self.watchdog.verdict.text)
+        elif code not in (0, 2, REQUEUE):
             self._call_roll()
         self.say(f"the driver ended with exit code {code}")
         return code

@@ -14,6 +14,7 @@ from typing import TypeVar
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import EXIT_CODE, Bulletin
 from nemo_rl.launch.processes import Child
+from nemo_rl.launch.watchdog import NodeWatchdog
 from nemo_rl.utils.exceptions import LaunchError
 
 PREEMPT = "PREEMPT"
@@ -66,6 +67,8 @@ class Watcher:
         self.options = options
         self.bulletin = bulletin
         self.state = "starting"
+        self.watchdog: NodeWatchdog | None = None
+        """Notices a run that hangs; None before there is one."""
         self.patient = False
         """Whether a node that is lost is left to somebody else to notice."""
         self.ray: Child | None = None
@@ -103,8 +106,11 @@ class Watcher:
             if time.monotonic() >= self._next_beat:
                 self._next_beat = time.monotonic() + BEAT_S
                 self._check_signals()
+                if self.watchdog is not None:
+                    self.watchdog.attend()
                 self.bulletin.beat(self.state)
                 self._check_peers()
+                self._check_progress()
             if deadline is not None and time.monotonic() > deadline:
                 raise NodeLost(otherwise())
             time.sleep(TICK_S)
@@ -138,6 +144,16 @@ class Watcher:
                 f"node {', '.join(silent)} is lost: no sign of life for "
                 f"{SILENCE_LIMIT_S:.0f} s"
             )
+
+    def _check_progress(self) -> None:
+        """The head, while its driver runs: does anything still move?"""
+        dog = self.watchdog
+        if dog is None or self.driver is None or self.driver.returncode is not None:
+            return
+        if text := dog.look():
+            self.say(text)
+        if dog.overdue and dog.verdict is not None:
+            raise NodeLost(f"{dog.verdict.text} The driver did not end when asked to.")
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signal = number

@@ -20,7 +20,8 @@ from nemo_rl.trainers.setup import TrainerSetup
 from nemo_rl.trainers.state import TrainResult, TrainState
 from nemo_rl.trainers.summary import run_facts, run_summary
 from nemo_rl.trainers.validation import ValidationResult
-from nemo_rl.utils.exceptions import ConfigurationError
+from nemo_rl.utils import pulse
+from nemo_rl.utils.exceptions import ConfigurationError, Hung, WorkerError
 from nemo_rl.utils.publish import publish_folder
 from nemo_rl.utils.timer import Timer
 
@@ -70,6 +71,8 @@ class BaseTrainer(TrainerSetup):
         self._last_validation: ValidationResult | None = None
         self._first_validation: ValidationResult | None = None
         self._checkpoint_path: Path | None = None
+        self._phase = ""
+        """The one that runs, or that an error ended."""
 
     @classmethod
     def from_pretrained(cls, model: str, **kwargs: Any) -> BaseTrainer:
@@ -119,6 +122,9 @@ class BaseTrainer(TrainerSetup):
         try:
             self.setup(dataset, reward_fn, val_dataset)
             return self._training_loop()
+        except Hung:
+            self._save_after_hang()
+            raise
         finally:
             self._teardown()
 
@@ -246,8 +252,10 @@ class BaseTrainer(TrainerSetup):
     def phase(self, name: str) -> Iterator[None]:
         """Time a part of the step and show that it runs."""
         self.console.phase(name)
-        with self.timer.time(name):
+        self._phase = name
+        with self.timer.time(name), pulse.doing(name):
             yield
+        self._phase = ""
 
     def _on_epoch_begin(self) -> None:
         self.callbacks.on_epoch_begin(self, self.state.epoch)
@@ -258,10 +266,10 @@ class BaseTrainer(TrainerSetup):
 
     def _validate(self) -> dict[str, float]:
         """Validate now; logs, shows and remembers the result."""
-        self.console.phase("validation")
         step, checkpointing = self.state.step, self.config.checkpointing
         started = time.perf_counter()
-        result = self._run_validation()
+        with self.phase("validation"):
+            result = self._run_validation()
         metrics = dict(result.metrics)
         name = (checkpointing.metric_name or "").removeprefix("val:")
         self.state.record_validation(
@@ -314,6 +322,20 @@ class BaseTrainer(TrainerSetup):
         self._checkpoint_path = self.checkpoints.directory / newest
         self.callbacks.on_checkpoint(self, self._checkpoint_path)
         self.console.message(f"saved {self._checkpoint_path}")
+
+    def _save_after_hang(self) -> None:
+        """Save the last complete step, where its weights are still whole.
+
+        Whatever hung in a worker ended the workers; what hung beside them (a reward, a
+        tool, the data) did not.
+        """
+        pulse.acknowledge()
+        if self._phase in ("training", "checkpoint") or self.state.step == 0:
+            return
+        try:
+            self.save_checkpoint()
+        except WorkerError as error:
+            self.console.message(f"nothing could be saved: {error}")
 
     def _save_more(self, path: Path) -> None:
         """Write what else this algorithm resumes from into a checkpoint's folder."""

@@ -15,6 +15,7 @@ VARIABLES: dict[str, str] = {
     "NEMO_RL_SITE": "name of a launch/<site>.env; default generic",
     "NEMO_RL_PREFLIGHT": "0: a job trains without checking its nodes first",
     "NEMO_RL_PREFLIGHT_SKIP": "names of checks to leave out, with commas between",
+    "NEMO_RL_PULSE_DIR": "node-local folder of the watchdog; set by whoever watches",
     "NEMO_RL_DEBUG": "1: full tracebacks and debug logging",
     "NRL_CONTAINER": "set inside the container image; shown at the start of a run",
     "NRL_FORCE_REBUILD_VENVS": "a warning: workers have no environments of their own",

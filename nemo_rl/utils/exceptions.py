@@ -9,6 +9,7 @@
     │   ├── RewardError              2   the user's reward function
     │   ├── RefitError               1   weights did not reach the generator
     │   ├── ConsistencyError         1   the generator has not the trainer's weights
+    │   ├── Hung                    75   no process moved for too long; begin anew
     │   └── WorkerError              1   a worker process failed
     │       └── WorkerDied           1   its process is gone
     └── ResourceError                1   also a RuntimeError: nodes, GPUs, memory
@@ -61,6 +62,15 @@ class RewardError(TrainingError):
 
 class ConsistencyError(TrainingError):
     """Generator and trainer disagree on the weights: names tensors and the report."""
+
+
+class Hung(TrainingError):
+    """No process of the run got anything done for too long.
+
+    Its exit code is that of a run that was stopped early: another attempt may pass.
+    """
+
+    exit_code: ClassVar[int] = 75
 
 
 class RefitError(TrainingError):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nemo_rl.backends.generation.base import SamplingParams
 from nemo_rl.backends.generation.sampling import sample, uniforms
+from nemo_rl.utils import pulse
 
 Decode = Callable[[list[int]], str]
 
@@ -122,6 +123,7 @@ class _DecodeLoop:
         start, end = 0, int(lengths.min())
         steps = self.begin(len(ids), columns)
         while end < columns and not bool(self.done.all()):
+            pulse.beat()
             logits = steps.logits(self.ids[:, :end], start)
             turn = (end - lengths).clamp(min=0, max=params.max_new_tokens - 1)
             uniform = noise.gather(1, turn[:, None])[:, 0]

@@ -31,6 +31,7 @@ from nemo_rl.backends.refit.buckets import (
     usual_bytes,
 )
 from nemo_rl.backends.refit.control import Connection, connect
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import RefitError
 
 
@@ -173,6 +174,7 @@ class StageSender:
         stats.medium = out.medium
         try:
             for bucket in buckets:
+                pulse.beat()
                 buffer = out.buffer(bucket)
                 pack(
                     bucket,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nemo_rl.converters.formats.hf import finish_folder
 from nemo_rl.converters.formats.safetensors_stream import Announced, SafetensorsStream
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import CheckpointError
 
 
@@ -47,6 +48,7 @@ def write_hf_folder(
         if names is not None:
             writer = SafetensorsStream(folder, names, prefix=f"stage{part:03d}")
         for name, tensor in tensors:
+            pulse.beat()
             if writer is not None:
                 writer.add(name, tensor.cpu())
         own = (part, writer.close()) if writer else None

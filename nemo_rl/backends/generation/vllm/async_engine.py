@@ -26,6 +26,7 @@ from nemo_rl.backends.generation.vllm.requests import (
     sampling_arguments,
 )
 from nemo_rl.backends.generation.vllm.settings import VllmSettings
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import WorkerDied
 
 _Answer = TypeVar("_Answer")
@@ -259,6 +260,7 @@ class _Response(Running):
         try:
             while True:
                 output = outputs.get_nowait() or await outputs.get()
+                pulse.beat()
                 [completion] = output.outputs
                 # The core's labels come with the last output.
                 self.extend(completion, -1)

@@ -26,6 +26,7 @@ from nemo_rl.backends.generation.vllm.requests import (
     sampling_arguments,
 )
 from nemo_rl.backends.generation.vllm.settings import VllmSettings
+from nemo_rl.utils import pulse
 from nemo_rl.utils.exceptions import WorkerDied
 
 _JOIN_S = 30.0
@@ -249,6 +250,7 @@ class EngineLoop:
 
     def _step(self, engine: Any) -> None:
         ended = []
+        pulse.beat()
         for output in engine.step():
             running = self._running.get(output.request_id)
             if running is None:

@@ -21,6 +21,7 @@ from nemo_rl.backends.training.base import (
 from nemo_rl.backends.training.dtensor.model import ShardedModel
 from nemo_rl.backends.training.micro_batches import call_loss, predicted_positions
 from nemo_rl.backends.training.outputs import Reading, likeliest_of, output_of
+from nemo_rl.utils import pulse
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class ForwardContext:
 
 def forward(context: ForwardContext, micro: Batch, *, entropy: bool) -> ModelOutput:
     """What the loss is given of a micro-batch."""
+    pulse.beat()
     select = predicted_positions(micro)
     logits = context.model.logits(micro["input_ids"], select)
     return output_of(context.reading, micro, select, logits, entropy=entropy)

@@ -24,6 +24,7 @@ from nemo_rl.backends.training.base import (
 )
 from nemo_rl.backends.training.micro_batches import call_loss, predicted_positions
 from nemo_rl.backends.training.outputs import Reading, likeliest_of, output_of
+from nemo_rl.utils import pulse
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def _forward(
     context: ForwardContext, iterator: Iterator[dict[str, Tensor]], model: Any
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     micro = next(iterator)
+    pulse.beat()
     ids = micro["input_ids"]
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     select = (last_positions if context.scored else predicted_positions)(micro)
