@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_rl.distributed.rank import unset
-from nemo_rl.utils import env
+from nemo_rl.utils import env, pulse
 from nemo_rl.utils.exceptions import ConfigurationError, ResourceError
 from nemo_rl.utils.imports import require
 
@@ -129,6 +129,9 @@ def wait_for_one(refs: list[Any], deadline: float | None) -> tuple[list, list]:
     Args:
         refs: what Ray gave for the calls.
         deadline: by ``time.monotonic``; then ([], refs) is returned. None: no end.
+
+    Raises:
+        Hung: the watchdog ends this run.
     """
     wait = require("ray").wait
     while True:
@@ -137,6 +140,7 @@ def wait_for_one(refs: list[Any], deadline: float | None) -> tuple[list, list]:
         ready, others = wait(refs, num_returns=1, timeout=max(0.0, min(SLICE_S, left)))
         if ready or left <= SLICE_S:
             return ready, others
+        pulse.check()
 
 
 def is_local() -> bool:

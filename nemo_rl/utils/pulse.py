@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import Hung
@@ -48,6 +49,7 @@ class Pulse:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.name = name
         self.limits: dict[str, Any] = {}
+        self.hung = False
         self._pid = os.getpid()
         self._count = 0
         self._doing: list[tuple[int, str, float]] = []
@@ -133,7 +135,7 @@ def start(name: str, *, answers_hang: bool = False, **limits: Any) -> None:
         and HANG is not None
         and threading.current_thread() is threading.main_thread()
     ):
-        signal.signal(HANG, _raise_hung)
+        signal.signal(HANG, _on_hang)
 
 
 def stop() -> None:
@@ -176,9 +178,23 @@ def acknowledge() -> None:
         _own.write()
 
 
-def _raise_hung(number: int, frame: object) -> None:
+def check() -> None:
+    """Raise `Hung` if HANG has arrived where it could not be raised."""
+    if _own is not None and _own.hung and "acknowledged" not in _own.limits:
+        _raise_hung()
+
+
+def _on_hang(number: int, frame: FrameType | None) -> None:
     if _own is None or "acknowledged" in _own.limits:
         return
+    _own.hung = True
+    # Ray's C code calls handlers, and an exception from there breaks it: whoever
+    # called Ray looks by `check`.
+    if frame is None or "/ray/" not in frame.f_code.co_filename:
+        _raise_hung()
+
+
+def _raise_hung() -> NoReturn:
     raise Hung(
         "nothing has moved in any process of the run for too long; the log above and "
         "the folder stacks/ of the attempt say what each of them was doing. "

@@ -71,6 +71,17 @@ def test_hung_is_raised_once_and_not_after_it_was_acknowledged(folder):
     assert record(folder)["acknowledged"] is True
 
 
+def test_inside_ray_hung_waits_until_ray_has_returned(folder):
+    pulse.start("driver", answers_hang=True)
+    pulse.check()
+    source = "import signal\nsignal.raise_signal(number)"
+    exec(compile(source, "/lib/ray/_private/worker.py", "exec"), {"number": pulse.HANG})
+    with pytest.raises(Hung):
+        pulse.check()
+    pulse.acknowledge()
+    pulse.check()
+
+
 def test_stacks_are_written_on_a_signal(folder):
     pulse.start("worker")
     signal.raise_signal(pulse.STACKS)
