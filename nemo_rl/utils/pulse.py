@@ -154,12 +154,7 @@ def beat() -> None:
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Name what this process does inside the block.
-
-    Example:
-        >>> with doing("checkpoint"):
-        ...     pass
-    """
+    """Name what this process does inside the block."""
     own = _own
     if own is None:
         yield
