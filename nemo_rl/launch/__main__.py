@@ -3,6 +3,7 @@
     nemo-rl launch recipes/grpo_llama8b.yaml --nodes 16 --follow
     nemo-rl launch grpo_llama8b --sweep policy.optimizer.kwargs.lr=1e-7,3e-7
     nemo-rl launch grpo_smollm2_cpu grpo.max_num_steps=20 --local
+    nemo-rl launch grpo_llama8b --rehearse      all of it here, small, in two minutes
     nemo-rl launch import-image docker://REGISTRY#NAME:TAG --output nemo_rl.sqsh
     nemo-rl convert --help    checkpoints to Hugging Face folders and back
     nemo-rl eval --help       a model's answers to a data set, scored
@@ -25,6 +26,7 @@ from nemo_rl.converters.cli import parser as convert_cli
 from nemo_rl.evals import cli as evals_cli
 from nemo_rl.launch import driver, images, site, submission
 from nemo_rl.launch.preflight import doctor
+from nemo_rl.launch.rehearsal.front import rehearse
 from nemo_rl.launch.request import Prepared, prepare
 from nemo_rl.launch.runs import attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
@@ -97,6 +99,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print configuration, job script and manifest",
     )
     only.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="play it here: real tokenizer, data and reward, a small random model",
+    )
+    only.add_argument(
         "--test-only", action="store_true", help="ask SLURM when it would start"
     )
     only.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
@@ -106,7 +113,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     only.add_argument(
         "--follow", action="store_true", help="print the log and exit as the run does"
     )
-    add("--json", action="store_true", help="--dry-run, or what was submitted, as JSON")
+    add(
+        "--stand-in",
+        metavar="MODEL",
+        help="with --rehearse: for a recipe's model that is not on this machine",
+    )
+    add(
+        "--json",
+        action="store_true",
+        help="--dry-run, --rehearse, or what was submitted, as JSON",
+    )
     add("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     if options.recipe and "=" in options.recipe:
@@ -137,6 +153,8 @@ def run(options: argparse.Namespace) -> int:
         return _write(prepared)
     if options.dry_run:
         return show(prepared, as_json=options.json)
+    if options.rehearse:
+        return rehearse(prepared, stand_in=options.stand_in, as_json=options.json)
     if prepared.site.name == site.LOCAL:
         return _run_here(prepared, options)
     if options.test_only:
@@ -155,7 +173,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_options(options: argparse.Namespace, prepared: Prepared) -> None:
     if options.json and (options.follow or options.test_only or options.write):
-        raise LaunchError("--json goes with --dry-run, --wait or a submission.")
+        raise LaunchError(
+            "--json goes with --dry-run, --rehearse, --wait or a submission."
+        )
+    if options.stand_in and not options.rehearse:
+        raise LaunchError(
+            f"--stand-in {options.stand_in} is for --rehearse; to train another model, "
+            f"set policy.model_name={options.stand_in}."
+        )
     if options.follow and prepared.groups:
         raise LaunchError(
             "--follow prints one log, and --sweep starts several runs: use --wait."

@@ -1,0 +1,1 @@
+"""A recipe played through on this machine, with a shrunken random model."""

@@ -1,0 +1,92 @@
+"""Stages of a rehearsal: which one is on, what each took, where an error came from.
+
+It tells what happens to whoever listens; it knows no trainer and no screen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+NAMES = (
+    "config",
+    "libraries",
+    "model",
+    "tokenizer",
+    "data",
+    "environment",
+    "workers",
+    "training",
+    "validation",
+    "checkpoint",
+    "resume",
+    "export",
+)
+"""Stages of a training in order; an evaluation has "answers" after "model"."""
+
+
+class Stages:
+    """Times stages; one inside another is not counted in the outer one.
+
+    Args:
+        tell: called with {"on": name} when a stage begins, with {"done": name,
+            "seconds": s, "detail": text} when it has been reported.
+
+    Attributes:
+        failed: the innermost stage that an error left.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        self.tell = tell
+        self.failed: str | None = None
+        self._inside: str | None = None
+        self._seconds: dict[str, float] = {}
+        self._stack: list[str] = []
+        self._since = time.monotonic()
+
+    @contextmanager
+    def stage(self, name: str, *, apart: bool = False) -> Iterator[None]:
+        """Do something as a part of a stage.
+
+        Args:
+            name: of the stage.
+            apart: it is a stage also inside ``whole``.
+        """
+        name = name if apart else self._inside or name
+        self._charge()
+        self._stack.append(name)
+        self.tell({"on": name})
+        try:
+            yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
+        else:
+            self.failed = None
+        finally:
+            self._charge()
+            self._stack.pop()
+
+    @contextmanager
+    def whole(self, name: str) -> Iterator[None]:
+        """Let everything that is done inside be a part of one stage."""
+        with self.stage(name):
+            self._inside = name
+            try:
+                yield
+            finally:
+                self._inside = None
+
+    def done(self, name: str, detail: str = "") -> None:
+        """Report a stage."""
+        seconds = round(self._seconds.get(name, 0.0), 2)
+        self.tell({"done": name, "seconds": seconds, "detail": detail})
+
+    def _charge(self) -> None:
+        now = time.monotonic()
+        if self._stack:
+            name = self._stack[-1]
+            self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
+        self._since = now
