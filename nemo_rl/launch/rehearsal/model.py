@@ -15,7 +15,6 @@ from typing import Any
 from nemo_rl.config.backends import training_backend
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_model_shape
-from nemo_rl.converters.families import model_spec
 from nemo_rl.launch.rehearsal.shrink import shrink
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import import_object, require
@@ -80,8 +79,9 @@ def check(found: Found, recipe: MasterConfig) -> None:
     """
     validate_model_shape(recipe, found.config)
     if training_backend(recipe.policy) == "megatron":
+        read = import_object("nemo_rl.converters.families:model_spec")
         changed = {**found.config, **recipe.policy.hf_config_overrides}
-        model_spec(changed, source=str(found.folder / "config.json"))
+        read(changed, source=str(found.folder / "config.json"))
 
 
 def write_small(

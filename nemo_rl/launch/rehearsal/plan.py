@@ -179,13 +179,9 @@ def _place(values: dict[str, Any], config: MasterConfig, differs: list[str]) -> 
         "container": None,
     }
     full = " ".join(f"{a}{s}" for a, s in sizes.items() if s > 1)
-    here = (
-        f"{workers} CPU processes, {shared}{PROCESSES}" if shared else "1 CPU process"
-    )
-    kind = "GPUs" if cluster.use_gpus else "CPU processes"
-    differs.append(
-        f"{here} on CPUs instead of {cluster.world_size} {kind} {full}".rstrip()
-    )
+    here = f"{workers} processes, {shared}{PROCESSES}" if shared else "1 process"
+    there = f"{cluster.world_size} {'GPUs' if cluster.use_gpus else 'processes'} {full}"
+    differs.append(f"{here} on CPUs instead of {there.rstrip()}")
     if fused:
         differs.append(f"without what needs a GPU: {', '.join(fused)}")
 

