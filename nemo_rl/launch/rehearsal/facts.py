@@ -32,10 +32,9 @@ def sizes(config: MasterConfig) -> str:
         for name in ("tp", "pp", "cp", "ep", "dp")
         if (size := getattr(dims, name)) > 1
     )
-    return (
-        f"{algorithm_of(config)}, {cluster.num_nodes} nodes x "
-        f"{cluster.workers_per_node} {kind} {axes}".rstrip()
-    )
+    nodes = f"{cluster.num_nodes} node{'s' if cluster.num_nodes > 1 else ''}"
+    text = f"{algorithm_of(config)}, {nodes} x {cluster.workers_per_node} {kind}"
+    return f"{text}, {axes}" if axes else text
 
 
 def versions(*names: str) -> str:

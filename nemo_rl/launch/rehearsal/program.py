@@ -199,7 +199,8 @@ class Rehearsal:
         template = "a" if trainer.tokenizer.chat_template else "no"
         stages.done("tokenizer", f"{words:,} tokens, {template} chat template")
         epoch = trainer.data.steps_per_epoch(trainer.full_rows)
-        text = f"{len(trainer.data):,} rows, {epoch:,} steps an epoch"
+        steps = f"{epoch:,} step{'s' if epoch > 1 else ''} an epoch"
+        text = f"{len(trainer.data):,} rows, {steps} at the recipe's size"
         stages.done("data", text)
         if trainer.environment is None:
             stages.tell({"left": "environment", "detail": "nothing is scored"})
