@@ -26,7 +26,7 @@ from nemo_rl.utils.exceptions import LaunchError
 LOG = "rehearsal.log"
 KEPT = (LOG, "rehearsal.yaml", "logs")
 """What stays in the folder of a rehearsal that failed."""
-OF_AN_EVALUATION = ("config", "libraries", "model", "answers")
+OF_AN_EVALUATION = (*NAMES[:4], "workers", "answers")
 OK, FAILED, LEFT = "ok", "FAILED", "-"
 LAST_LINES = 15
 

@@ -145,7 +145,10 @@ def _shrink_loop(
     if full.logprob_batch_size is not None:
         policy["logprob_batch_size"] = 1
     policy["generation_batch_size"] = None
-    differs.append(f"{STEPS} steps of {SAMPLES} sequences, then one more from them")
+    if values["algorithm"] == "eval":
+        differs.append(f"{SAMPLES} prompts, {section['num_samples']} answers to each")
+    else:
+        differs.append(f"{STEPS} steps of {SAMPLES} sequences, and one after a resume")
 
 
 def _place(values: dict[str, Any], config: MasterConfig, differs: list[str]) -> None:

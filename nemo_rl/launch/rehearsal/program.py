@@ -23,7 +23,13 @@ from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.rehearsal import model as models
 from nemo_rl.launch.rehearsal.facts import size_of, sizes, versions, vllm_here
 from nemo_rl.launch.rehearsal.plan import STEPS, Plan, make_plan, models_of
-from nemo_rl.launch.rehearsal.staged import Staged, alone, check_finite, check_resumed
+from nemo_rl.launch.rehearsal.staged import (
+    Staged,
+    alone,
+    check_finite,
+    check_resumed,
+    policy_here,
+)
 from nemo_rl.launch.rehearsal.stages import Stages
 from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError
 from nemo_rl.utils.imports import import_object, require
@@ -195,9 +201,7 @@ class Rehearsal:
     def _report(self, trainer: Any, result: Any, full: MasterConfig) -> None:
         """Report the stages of the first start."""
         stages, metrics = self.stages, result.metrics
-        words = len(trainer.tokenizer)
-        template = "a" if trainer.tokenizer.chat_template else "no"
-        stages.done("tokenizer", f"{words:,} tokens, {template} chat template")
+        stages.done("tokenizer", _words_of(trainer.tokenizer))
         epoch = trainer.data.steps_per_epoch(trainer.full_rows)
         steps = f"{epoch:,} step{'s' if epoch > 1 else ''} an epoch"
         text = f"{len(trainer.data):,} rows, {steps} at the recipe's size"
@@ -226,10 +230,31 @@ class Rehearsal:
 
     def _answer(self, cls: type, config: MasterConfig) -> None:
         """Play an evaluation."""
-        with self.stages.stage("answers"):
-            result = self._made(cls, config).fit()
+        stages, policy, named = self.stages, None, config.policy.tokenizer
+        with stages.stage("tokenizer"):
+            load = import_object("nemo_rl.data.tokenizer:load_tokenizer")
+            folder = named.name or config.policy.model_name
+            tokenizer = load(folder, chat_template=named.chat_template)
+        stages.done("tokenizer", _words_of(tokenizer))
+        if alone(config):
+            with stages.stage("workers"):
+                policy = policy_here(config, tokenizer)
+            stages.done("workers", "in this process")
+        else:
+            stages.tell({"left": "workers", "detail": "over Ray, with the answers"})
+        try:
+            with stages.stage("answers"):
+                result = self._made(cls, config).fit(with_policy=policy)
+        finally:
+            if policy is not None:
+                policy.shutdown()
         text = ", ".join(f"{k} {v:.3g}" for k, v in list(result.metrics.items())[:2])
-        self.stages.done("answers", f"tokenizer, rows, answers, rewards; {text}")
+        stages.done("answers", f"rows, environment, report; {text}")
+
+
+def _words_of(tokenizer: Any) -> str:
+    template = "a" if tokenizer.chat_template else "no"
+    return f"{len(tokenizer):,} tokens, {template} chat template"
 
 
 def told_on_stdout() -> Callable[[dict[str, Any]], None]:

@@ -16,6 +16,7 @@ from nemo_rl.launch.rehearsal.stages import Stages
 from nemo_rl.utils.exceptions import TrainingError
 from nemo_rl.utils.imports import import_object
 
+HERE = "nemo_rl.distributed.local:LocalCluster"
 ROWS = 4
 """Rows whose own answers are scored."""
 SPELLINGS = {"as they stand": "{}", "boxed": "\\boxed{{{}}}"}
@@ -61,7 +62,7 @@ class Staged:
             super()._setup_cluster()  # pyrefly: ignore
             if alone(self.config):
                 # Ray starts with the first worker, so here it does not.
-                self.cluster = import_object("nemo_rl.distributed.local:LocalCluster")()
+                self.cluster = import_object(HERE)()
 
     def _setup_policy(self) -> Any:
         with self.stages.stage("workers"):
@@ -102,6 +103,18 @@ class Staged:
             mean = sum(float(reward) for reward in rewards) / rows.size
             found.append(f"{name} {mean:.2g}")
         return f"mean reward of the expected answers: {', '.join(found)}"
+
+
+def policy_here(config: MasterConfig, tokenizer: Any) -> Any:
+    """A policy whose one worker is this process."""
+    make = import_object("nemo_rl.models.policy.lm_policy:Policy")
+    return make(
+        import_object(HERE)(),
+        config.policy,
+        tokenizer,
+        keep_reference=False,
+        seed=config.algorithm_section.seed,
+    )
 
 
 def alone(config: MasterConfig) -> bool:

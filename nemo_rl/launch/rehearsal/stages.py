@@ -24,7 +24,7 @@ NAMES = (
     "resume",
     "export",
 )
-"""Stages of a training in order; an evaluation has "answers" after "model"."""
+"""Stages of a training in order."""
 
 
 class Stages:

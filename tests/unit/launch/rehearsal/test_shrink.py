@@ -25,7 +25,7 @@ def full_config(family: str) -> dict:
     # What has no usual value, and how positions are encoded.
     wanted = {k: v for k, v in extra.items() if full.get(k) is None or "rope" in k}
     name = kind.removesuffix("Text") + "ForCausalLM"
-    return full | wanted | {"architectures": [name]}
+    return full | wanted | {"architectures": [name], "pad_token_id": None}
 
 
 @pytest.mark.parametrize("family", sorted(EVERY_FAMILY))
@@ -50,6 +50,7 @@ def test_what_is_not_a_size_stays():
     assert changed <= SIZES | {
         "moe_intermediate_size",
         "num_experts",
+        "num_local_experts",
         "num_experts_per_tok",
         "max_window_layers",
     }

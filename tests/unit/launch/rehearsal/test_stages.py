@@ -12,9 +12,8 @@ from nemo_rl.launch.rehearsal.stages import Stages
 def test_a_stage_inside_another_is_not_counted_twice():
     told = []
     stages = Stages(told.append)
-    with stages.stage("data"):
-        with stages.stage("environment"):
-            time.sleep(0.05)
+    with stages.stage("data"), stages.stage("environment"):
+        time.sleep(0.05)
     stages.done("environment", "made")
     stages.done("data")
     inner, outer = told[-2:]
@@ -26,9 +25,12 @@ def test_a_stage_inside_another_is_not_counted_twice():
 def test_a_whole_stage_swallows_those_inside_but_the_ones_apart():
     told = []
     stages = Stages(told.append)
-    with stages.whole("resume"), stages.stage("workers"):
-        with stages.stage("export", apart=True):
-            pass
+    with (
+        stages.whole("resume"),
+        stages.stage("workers"),
+        stages.stage("export", apart=True),
+    ):
+        pass
     with stages.stage("workers"):
         pass
     assert [each["on"] for each in told] == ["resume", "resume", "export", "workers"]
@@ -39,7 +41,10 @@ def test_the_innermost_stage_failed_unless_its_error_was_caught():
     with pytest.raises(KeyError), stages.stage("data"), stages.stage("environment"):
         raise KeyError("prompt")
     assert stages.failed == "environment"
-    with stages.stage("training"):
-        with pytest.raises(KeyError), stages.stage("checkpoint"):
-            raise KeyError("again")
+    with (
+        stages.stage("training"),
+        pytest.raises(KeyError),
+        stages.stage("checkpoint"),
+    ):
+        raise KeyError("again")
     assert stages.failed is None
