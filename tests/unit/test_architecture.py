@@ -77,6 +77,7 @@ TESTED_ELSEWHERE = {
     "launch/preflight/allreduce.py": "unit/launch/preflight/test_collective.py",
     "launch/preflight/head.py": "slurm/test_preflight.py",
     "launch/preflight/node.py": "slurm/test_preflight.py",
+    "launch/rehearsal/program.py": "functional/test_rehearsal.py",
     "models/generation/vllm.py": "functional/test_vllm_policy.py",
     "models/generation/vllm_worker.py": "functional/test_vllm.py",
     "models/policy/engines.py": "functional/test_vllm_policy.py",

@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,14 @@ def _play(command: Sequence[str], folder: Path, names: Sequence[str]) -> Outcome
         )
         try:
             outcome = collect(_lines(process), names)
+            code = process.wait()
         except KeyboardInterrupt:
             # It got the same signal; give it the time to end its workers.
-            process.wait(timeout=20)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=20)
+            process.kill()
+            _keep_little(folder)
             raise
-        code = process.wait()
     if code and outcome.error is None:
         outcome.error, outcome.code = _unexplained(code, folder / LOG), 1
     return outcome

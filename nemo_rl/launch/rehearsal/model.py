@@ -85,7 +85,12 @@ def check(found: Found, recipe: MasterConfig) -> None:
 
 
 def write_small(
-    found: Found, target: Path, *, kind: str, overrides: Mapping[str, Any]
+    found: Found,
+    target: Path,
+    *,
+    kind: str,
+    overrides: Mapping[str, Any],
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Write a small random model with the full one's tokenizer; return its config.
 
@@ -94,6 +99,7 @@ def write_small(
         target: a folder that is made here.
         kind: "causal", or "score" for one output per sequence.
         overrides: entries of config.json that the recipe replaces.
+        seed: of its weights.
 
     Raises:
         ConfigurationError: transformers has no such model, or cannot make it.
@@ -105,7 +111,7 @@ def write_small(
     file.write_text(json.dumps(config, indent=2), encoding="utf-8")
     try:
         read = transformers.AutoConfig.from_pretrained(target)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = getattr(transformers, _AUTO[kind]).from_config(read)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise ConfigurationError(

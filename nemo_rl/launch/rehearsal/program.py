@@ -7,11 +7,9 @@ its standard output; everything that libraries print goes to standard error.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import yaml
 
 from nemo_rl.api.functional import algorithm_of, load_recipe, to_config, trainer_class
+from nemo_rl.config.backends import training_backend
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.rehearsal import model as models
 from nemo_rl.launch.rehearsal.facts import size_of, sizes, versions, vllm_here
@@ -30,7 +29,7 @@ from nemo_rl.launch.rehearsal.staged import (
     check_resumed,
     policy_here,
 )
-from nemo_rl.launch.rehearsal.stages import Stages
+from nemo_rl.launch.rehearsal.stages import Stages, told_on_stdout
 from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError
 from nemo_rl.utils.imports import import_object, require
 
@@ -67,8 +66,8 @@ class Rehearsal:
             config = load_recipe(self.recipe, self.overrides)
         stages.done("config", sizes(config))
         with stages.stage("libraries"):
+            _require_all(config)
             cls = trainer_class(algorithm_of(config))
-            self._trackers(config)
         stages.done("libraries", versions("torch", "transformers", "megatron-core"))
         try:
             plan, detail = self._prepare(config)
@@ -86,12 +85,6 @@ class Rehearsal:
         else:
             self._train(cls, plan, config)
 
-    def _trackers(self, config: MasterConfig) -> None:
-        logger = getattr(config, "logger", None)
-        for name in ("wandb", "mlflow"):
-            if logger is not None and logger.get(f"{name}_enabled"):
-                require(name, instead=f"set logger.{name}_enabled to false")
-
     def _prepare(self, config: MasterConfig) -> tuple[Plan, str]:
         """Find the recipe's models, write small ones; return plan and words."""
         with self.stages.stage("model"):
@@ -108,16 +101,18 @@ class Rehearsal:
                 # Its own limit says nothing about the recipe's model.
                 length = config.policy.max_total_sequence_length
                 overrides["max_position_embeddings"] = length
+                overrides |= {"num_labels": 1} if kind == "score" else {}
             elif main:
                 models.check(found, config)
             target = self.folder / f"model-{number}"
-            shape = models.write_small(found, target, kind=kind, overrides=overrides)
-            small[name] = str(target)
-            words.append(f"{found.name}: {found.shape}; {found.weights}")
-            words.append(
-                f"played by {shape.get('num_hidden_layers')} layers of "
-                f"{shape.get('hidden_size')} channels with random weights"
+            # A teacher of the same shape must not agree with its pupil.
+            shape = models.write_small(
+                found, target, kind=kind, overrides=overrides, seed=number
             )
+            small[name] = str(target)
+            layers, width = shape.get("num_hidden_layers"), shape.get("hidden_size")
+            words.append(f"{found.name}: {found.shape}; {found.weights}")
+            words.append(f"played by {layers} layers of {width} channels, random")
         named = config.policy.tokenizer.name
         if named is not None:
             found = models.find(self.stand_in or named)
@@ -252,21 +247,22 @@ class Rehearsal:
         stages.done("answers", f"rows, environment, report; {text}")
 
 
+def _require_all(config: MasterConfig) -> None:
+    """Import what the recipe needs, trackers included; nothing is told to them."""
+    needed = ["torch", "transformers"]
+    if training_backend(config.policy) == "megatron":
+        needed.append("megatron.core")
+    for name in needed:
+        require(name, instead="rehearse in the job's container")
+    logger = config.get("logger") or {}
+    for name in ("wandb", "mlflow"):
+        if logger.get(f"{name}_enabled"):
+            require(name, instead=f"set logger.{name}_enabled to false")
+
+
 def _words_of(tokenizer: Any) -> str:
     template = "a" if tokenizer.chat_template else "no"
     return f"{len(tokenizer):,} tokens, {template} chat template"
-
-
-def told_on_stdout() -> Callable[[dict[str, Any]], None]:
-    """Return what writes lines of JSON to standard output; others get stderr."""
-    # Python leaves the copy to no child, so the reader sees its end with this process.
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-
-    def tell(said: dict[str, Any]) -> None:
-        stream.write(json.dumps(said) + "\n")
-
-    return tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -88,9 +88,9 @@ class Staged:
     def _score_the_expected(self) -> str:
         """Let the environment score the rows' own answers: some should be right."""
         rows = self.data.rows(range(min(ROWS, len(self.data))))
-        if any(answer is None for answer in rows["answer"]):
+        if not all(isinstance(answer, (str, int, float)) for answer in rows["answer"]):
             return ""
-        found = []
+        found = {}
         for name, words in SPELLINGS.items():
             talks = [
                 [*messages, {"role": "assistant", "content": words.format(answer)}]
@@ -100,9 +100,12 @@ class Staged:
             ]
             facts = [{key: rows[key][n] for key in KEYS} for n in range(rows.size)]
             rewards = self.environment.step(talks, facts).rewards
-            mean = sum(float(reward) for reward in rewards) / rows.size
-            found.append(f"{name} {mean:.2g}")
-        return f"mean reward of the expected answers: {', '.join(found)}"
+            found[name] = sum(float(reward) for reward in rewards) / rows.size
+        text = ", ".join(f"{name} {mean:.2g}" for name, mean in found.items())
+        text = f"mean reward of the expected answers: {text}"
+        if max(found.values()) <= 0:
+            text += ". None of them scores: is this the reward you meant?"
+        return text
 
 
 def policy_here(config: MasterConfig, tokenizer: Any) -> Any:

@@ -5,6 +5,8 @@ It tells what happens to whoever listens; it knows no trainer and no screen.
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,3 +92,15 @@ class Stages:
             name = self._stack[-1]
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since
         self._since = now
+
+
+def told_on_stdout() -> Callable[[dict[str, Any]], None]:
+    """Return what writes lines of JSON to standard output; others get stderr."""
+    # Python leaves the copy to no child, so the reader sees its end with this process.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(said: dict[str, Any]) -> None:
+        stream.write(json.dumps(said) + "\n")
+
+    return tell
