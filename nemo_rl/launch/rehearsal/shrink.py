@@ -7,7 +7,7 @@ that code which depends on them runs as it would. Pure; writes no weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 LAYERS, HEADS, HEAD_DIM, EXPERTS = 2, 4, 16, 4
 HIDDEN = HEADS * HEAD_DIM
@@ -66,7 +66,7 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     return small
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
