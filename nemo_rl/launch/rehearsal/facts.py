@@ -1,4 +1,4 @@
-"""What is said of a recipe, of what is installed, and of a folder; each in a few words.
+"""What a recipe is and needs, what is installed, what a folder holds; in a few words.
 
 Knows no stage and no trainer.
 """
@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from nemo_rl.api.functional import algorithm_of
+from nemo_rl.config.backends import training_backend
 from nemo_rl.config.master import MasterConfig
+from nemo_rl.utils.imports import require
 
 
 def vllm_here() -> bool:
@@ -52,3 +54,20 @@ def size_of(folder: Path) -> str:
     """Name of a folder and how much it holds."""
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return f"{folder.name}, {size / 1e6:,.0f} MB"
+
+
+def require_all(config: MasterConfig) -> None:
+    """Import what the recipe needs, trackers included; nothing is told to them.
+
+    Raises:
+        ConfigurationError: something is not installed.
+    """
+    needed = ["torch", "transformers"]
+    if training_backend(config.policy) == "megatron":
+        needed.append("megatron.core")
+    for name in needed:
+        require(name, instead="rehearse in the job's container")
+    logger = config.get("logger") or {}
+    for name in ("wandb", "mlflow"):
+        if logger.get(f"{name}_enabled"):
+            require(name, instead=f"set logger.{name}_enabled to false")

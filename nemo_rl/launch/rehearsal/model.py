@@ -15,7 +15,7 @@ from typing import Any
 from nemo_rl.config.backends import training_backend
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_model_shape
-from nemo_rl.launch.rehearsal.shrink import shrink
+from nemo_rl.launch.rehearsal.shrink import HEAD_DIM, shrink
 from nemo_rl.utils.exceptions import ConfigurationError
 from nemo_rl.utils.imports import import_object, require
 
@@ -91,6 +91,7 @@ def write_small(
     kind: str,
     overrides: Mapping[str, Any],
     seed: int = 0,
+    head_dim: int = HEAD_DIM,
 ) -> dict[str, Any]:
     """Write a small random model with the full one's tokenizer; return its config.
 
@@ -100,13 +101,14 @@ def write_small(
         kind: "causal", or "score" for one output per sequence.
         overrides: entries of config.json that the recipe replaces.
         seed: of its weights.
+        head_dim: channels of an attention head.
 
     Raises:
         ConfigurationError: transformers has no such model, or cannot make it.
     """
     torch, transformers = require("torch"), require("transformers")
     copy_light(found.folder, target)
-    config = shrink({**found.config, **overrides})
+    config = shrink({**found.config, **overrides}, head_dim=head_dim)
     file = target / "config.json"
     file.write_text(json.dumps(config, indent=2), encoding="utf-8")
     try:

@@ -221,6 +221,8 @@ def _generate(
         if apart:
             generation["colocated"]["resources"] = {"cpu_workers_per_node": 1}
             values["cluster"]["cpu_workers_per_node"] += 1
+        where = "in one more process" if apart else "beside training"
+        differs.append(f"vLLM generates on CPUs, {where}")
         return
     generation["backend"] = None
     generation["colocated"] = {"enabled": True}

@@ -17,11 +17,18 @@ from typing import Any
 import yaml
 
 from nemo_rl.api.functional import algorithm_of, load_recipe, to_config, trainer_class
-from nemo_rl.config.backends import training_backend
+from nemo_rl.config.backends import generates_apart
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.launch.rehearsal import model as models
-from nemo_rl.launch.rehearsal.facts import size_of, sizes, versions, vllm_here
+from nemo_rl.launch.rehearsal.facts import (
+    require_all,
+    size_of,
+    sizes,
+    versions,
+    vllm_here,
+)
 from nemo_rl.launch.rehearsal.plan import STEPS, Plan, make_plan, models_of
+from nemo_rl.launch.rehearsal.shrink import HEAD_DIM, VLLM_HEAD_DIM
 from nemo_rl.launch.rehearsal.staged import (
     Staged,
     alone,
@@ -31,7 +38,7 @@ from nemo_rl.launch.rehearsal.staged import (
 )
 from nemo_rl.launch.rehearsal.stages import Stages, told_on_stdout
 from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError
-from nemo_rl.utils.imports import import_object, require
+from nemo_rl.utils.imports import import_object
 
 PLAYED = "rehearsal.yaml"
 """The recipe that was played, in the rehearsal's folder."""
@@ -66,7 +73,7 @@ class Rehearsal:
             config = load_recipe(self.recipe, self.overrides)
         stages.done("config", sizes(config))
         with stages.stage("libraries"):
-            _require_all(config)
+            require_all(config)
             cls = trainer_class(algorithm_of(config))
         stages.done("libraries", versions("torch", "transformers", "megatron-core"))
         try:
@@ -92,6 +99,7 @@ class Rehearsal:
 
     def _prepared(self, config: MasterConfig) -> tuple[Plan, str]:
         small, words = {}, []
+        vllm = vllm_here() and config.samples and generates_apart(config.policy)
         evaluates = algorithm_of(config) == "eval"
         for number, (name, kind) in enumerate(models_of(config).items()):
             found = models.find(self.stand_in or name, any_checkpoint=evaluates)
@@ -107,7 +115,12 @@ class Rehearsal:
             target = self.folder / f"model-{number}"
             # A teacher of the same shape must not agree with its pupil.
             shape = models.write_small(
-                found, target, kind=kind, overrides=overrides, seed=number
+                found,
+                target,
+                kind=kind,
+                overrides=overrides,
+                seed=number,
+                head_dim=VLLM_HEAD_DIM if vllm else HEAD_DIM,
             )
             small[name] = str(target)
             layers, width = shape.get("num_hidden_layers"), shape.get("hidden_size")
@@ -119,7 +132,7 @@ class Rehearsal:
             models.copy_light(found.folder, self.folder / "tokenizer")
             named = str(self.folder / "tokenizer")
         plan = make_plan(
-            config, folder=self.folder, small=small, tokenizer=named, vllm=vllm_here()
+            config, folder=self.folder, small=small, tokenizer=named, vllm=vllm
         )
         if self.stand_in:
             phrase = (
@@ -245,19 +258,6 @@ class Rehearsal:
                 policy.shutdown()
         text = ", ".join(f"{k} {v:.3g}" for k, v in list(result.metrics.items())[:2])
         stages.done("answers", f"rows, environment, report; {text}")
-
-
-def _require_all(config: MasterConfig) -> None:
-    """Import what the recipe needs, trackers included; nothing is told to them."""
-    needed = ["torch", "transformers"]
-    if training_backend(config.policy) == "megatron":
-        needed.append("megatron.core")
-    for name in needed:
-        require(name, instead="rehearse in the job's container")
-    logger = config.get("logger") or {}
-    for name in ("wandb", "mlflow"):
-        if logger.get(f"{name}_enabled"):
-            require(name, instead=f"set logger.{name}_enabled to false")
 
 
 def _words_of(tokenizer: Any) -> str:

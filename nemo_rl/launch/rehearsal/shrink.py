@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 LAYERS, HEADS, HEAD_DIM, EXPERTS = 2, 4, 16, 4
+"""Layers, heads and experts divide by the two processes that share a model."""
+VLLM_HEAD_DIM = 32
+"""The narrowest head that vLLM's attention on CPUs knows."""
 HIDDEN = HEADS * HEAD_DIM
-"""Channels of a layer. Layers, heads and experts divide by the two processes that share
-a model in a rehearsal."""
 
 _AT_MOST = {
     "hidden_size": HIDDEN,
@@ -40,11 +41,12 @@ _AT_MOST = {
 _ROPE = ("rope_scaling", "rope_parameters")
 
 
-def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
+def shrink(config: Mapping[str, Any], *, head_dim: int = HEAD_DIM) -> dict[str, Any]:
     """Return the configuration of a small model of the same kind.
 
     Args:
         config: parsed ``config.json``; what it has not gets no value here.
+        head_dim: channels of an attention head.
 
     Example:
         >>> shrink({"num_hidden_layers": 32, "vocab_size": 128256})
@@ -52,11 +54,11 @@ def shrink(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     small = dict(config)
     if isinstance(config.get("text_config"), Mapping):
-        small["text_config"] = shrink(config["text_config"])
+        small["text_config"] = shrink(config["text_config"], head_dim=head_dim)
     for key, most in _AT_MOST.items():
         if _is_number(config.get(key)):
             small[key] = min(config[key], most)
-    small |= _heads(config)
+    small |= _heads(config, head_dim)
     layers = config.get("num_hidden_layers")
     if isinstance(layers, int):
         small |= _per_layer(config, small["num_hidden_layers"])
@@ -70,21 +72,21 @@ def _is_number(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _heads(config: Mapping[str, Any]) -> dict[str, Any]:
+def _heads(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Heads, key-value heads in the same manner, and their width."""
     heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
     found: dict[str, Any] = {}
     if _is_number(heads) and _is_number(groups):
         most = min(heads, HEADS)
         found["num_key_value_heads"] = most if groups == heads else min(groups, 2)
-        if groups != heads and most % found["num_key_value_heads"]:
-            found["num_attention_heads"] = found["num_key_value_heads"] * 2
+        if most % found["num_key_value_heads"]:
+            found["num_key_value_heads"] = 1
     if _is_number(config.get("head_dim")):
         latent = "qk_rope_head_dim" in config
-        found["head_dim"] = HEAD_DIM // 2 if latent else HEAD_DIM
-    if _is_number(heads) and heads < HEADS and _is_number(config.get("hidden_size")):
+        found["head_dim"] = HEAD_DIM // 2 if latent else width
+    if _is_number(heads) and _is_number(config.get("hidden_size")):
         # The width of a head follows from the channels where it is not given.
-        found["hidden_size"] = heads * HEAD_DIM
+        found["hidden_size"] = min(heads, HEADS) * width
     return found
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+
+import pytest
 
 from nemo_rl.api.functional import load_recipe
 from nemo_rl.launch.rehearsal import facts
+from nemo_rl.utils.exceptions import ConfigurationError
 
 RECIPES = Path(__file__).parents[4] / "recipes"
 
@@ -19,6 +23,15 @@ def test_sizes_of_a_recipe():
 
 def test_versions_of_what_is_installed():
     assert facts.versions("pydantic", "no-such-thing").startswith("pydantic 2.")
+
+
+def test_what_a_recipe_needs_is_asked_for_before_anything_else(monkeypatch):
+    facts.require_all(load_recipe(RECIPES / "grpo_llama8b.yaml"))
+    facts.require_all(load_recipe(RECIPES / "eval_smollm2_cpu.yaml"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    wanted = load_recipe(RECIPES / "grpo_llama8b.yaml", ["logger.wandb_enabled=true"])
+    with pytest.raises(ConfigurationError, match="set logger.wandb_enabled to false"):
+        facts.require_all(wanted)
 
 
 def test_size_of_a_folder(tmp_path):

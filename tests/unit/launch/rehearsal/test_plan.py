@@ -110,7 +110,9 @@ def test_what_cannot_be_rehearsed_is_said():
     assert "not sampled ahead" in said
     assert "layer_spec te" in said
     assert to_config(without.first, "grpo").policy.generation.backend is None
-    played = to_config(planned(config, vllm=True).first, "grpo")
+    with_vllm = planned(config, vllm=True)
+    assert "vLLM generates on CPUs, in one more process" in with_vllm.differs
+    played = to_config(with_vllm.first, "grpo")
     assert played.policy.generation.backend == "vllm"
     assert played.grpo.async_grpo.enabled
     assert (sum(played.layout.training), sum(played.layout.generation)) == (2, 1)
