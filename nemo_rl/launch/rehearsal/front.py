@@ -117,7 +117,7 @@ def _play(command: Sequence[str], folder: Path, names: Sequence[str]) -> Outcome
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
             process.kill()
-            _keep_little(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
     if code and outcome.error is None:
         outcome.error, outcome.code = _unexplained(code, folder / LOG), 1
