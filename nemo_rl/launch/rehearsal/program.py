@@ -35,6 +35,7 @@ from nemo_rl.launch.rehearsal.staged import (
     check_finite,
     check_resumed,
     policy_here,
+    words_of,
 )
 from nemo_rl.launch.rehearsal.stages import Stages, told_on_stdout
 from nemo_rl.utils.exceptions import ConfigurationError, NemoRLError
@@ -185,7 +186,7 @@ class Rehearsal:
         result = first.fit()
         with stages.stage("training"):
             check_finite(result.history)
-        self._report(first, result, full)
+        self._report(result)
         if plan.second is None:
             why = "the recipe does not resume, or has no checkpoints"
             stages.tell({"left": "resume", "detail": why})
@@ -206,21 +207,9 @@ class Rehearsal:
         trainer.run_dir = self.folder
         return trainer
 
-    def _report(self, trainer: Any, result: Any, full: MasterConfig) -> None:
-        """Report the stages of the first start."""
+    def _report(self, result: Any) -> None:
+        """Report what the first start came to."""
         stages, metrics = self.stages, result.metrics
-        stages.done("tokenizer", _words_of(trainer.tokenizer))
-        epoch = trainer.data.steps_per_epoch(trainer.full_rows)
-        steps = f"{epoch:,} step{'s' if epoch > 1 else ''} an epoch"
-        text = f"{len(trainer.data):,} rows, {steps} at the recipe's size"
-        stages.done("data", text)
-        if trainer.environment is None:
-            stages.tell({"left": "environment", "detail": "nothing is scored"})
-        else:
-            stages.done("environment", trainer.scores or "made, and scores")
-        workers = trainer.config.cluster.workers_per_node
-        text = "in this process" if alone(trainer.config) else f"{workers}, over Ray"
-        stages.done("workers", text)
         shown = ("loss", "grad_norm", "reward", "reward_mean", "mean_reward")
         text = ", ".join(f"{k} {metrics[k]:.3g}" for k in shown if k in metrics)
         stages.done("training", f"{result.steps} steps; {text}")
@@ -243,7 +232,7 @@ class Rehearsal:
             load = import_object("nemo_rl.data.tokenizer:load_tokenizer")
             folder = named.name or config.policy.model_name
             tokenizer = load(folder, chat_template=named.chat_template)
-        stages.done("tokenizer", _words_of(tokenizer))
+        stages.done("tokenizer", words_of(tokenizer))
         if alone(config):
             with stages.stage("workers"):
                 policy = policy_here(config, tokenizer)
@@ -258,11 +247,6 @@ class Rehearsal:
                 policy.shutdown()
         text = ", ".join(f"{k} {v:.3g}" for k, v in list(result.metrics.items())[:2])
         stages.done("answers", f"rows, environment, report; {text}")
-
-
-def _words_of(tokenizer: Any) -> str:
-    template = "a" if tokenizer.chat_template else "no"
-    return f"{len(tokenizer):,} tokens, {template} chat template"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

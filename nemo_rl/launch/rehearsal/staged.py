@@ -39,12 +39,15 @@ class Staged:
     config: Any
     cluster: Any
     environment: Any
+    tokenizer: Any
     scores: str
 
-    def setup_inputs(self, *args: Any, **kwargs: Any) -> Any:
+    def setup_inputs(self, *args: Any, **kwargs: Any) -> None:
         """As the trainer's."""
         with self.stages.stage("tokenizer"):
-            return super().setup_inputs(*args, **kwargs)  # pyrefly: ignore
+            super().setup_inputs(*args, **kwargs)  # pyrefly: ignore
+        if not self.stages.inside:
+            self._report_inputs()
 
     def _setup_data(self, *args: Any, **kwargs: Any) -> None:
         with self.stages.stage("data"):
@@ -57,6 +60,17 @@ class Staged:
         with self.stages.stage("environment"):
             return super()._setup_environment(*args, **kwargs)  # pyrefly: ignore
 
+    def _setup_checkpointing(self) -> None:
+        with self.stages.stage("checkpoint"):
+            super()._setup_checkpointing()  # pyrefly: ignore
+
+    def _setup_logger(self) -> None:
+        with self.stages.stage("logging"):
+            super()._setup_logger()  # pyrefly: ignore
+        if not self.stages.inside:
+            also = ", TensorBoard" if self.config.logger.tensorboard_enabled else ""
+            self.stages.done("logging", f"metrics.jsonl{also}")
+
     def _setup_cluster(self) -> None:
         with self.stages.stage("workers"):
             super()._setup_cluster()  # pyrefly: ignore
@@ -64,9 +78,13 @@ class Staged:
                 # Ray starts with the first worker, so here it does not.
                 self.cluster = import_object(HERE)()
 
-    def _setup_policy(self) -> Any:
+    def _setup_policy(self) -> None:
         with self.stages.stage("workers"):
-            return super()._setup_policy()  # pyrefly: ignore
+            super()._setup_policy()  # pyrefly: ignore
+        if not self.stages.inside:
+            count = self.config.cluster.world_size
+            text = "in this process" if alone(self.config) else f"{count}, over Ray"
+            self.stages.done("workers", text)
 
     def _one_step(self, batch: Any) -> Any:
         with self.stages.stage("training"):
@@ -84,6 +102,18 @@ class Staged:
     def _export_hf(self) -> Any:
         with self.stages.stage("export", apart=True):
             return super()._export_hf()  # pyrefly: ignore
+
+    def _report_inputs(self) -> None:
+        """Report what was brought up before any worker."""
+        self.stages.done("tokenizer", words_of(self.tokenizer))
+        epoch = self.data.steps_per_epoch(self.full_rows)
+        steps = f"{epoch:,} step{'s' if epoch > 1 else ''} an epoch"
+        text = f"{len(self.data):,} rows, {steps} at the recipe's size"
+        self.stages.done("data", text)
+        if self.environment is None:
+            self.stages.tell({"left": "environment", "detail": "nothing is scored"})
+        else:
+            self.stages.done("environment", self.scores or "made, and scores")
 
     def _score_the_expected(self) -> str:
         """Let the environment score the rows' own answers: some should be right."""
@@ -106,6 +136,12 @@ class Staged:
         if max(found.values()) <= 0:
             text += ". None of them scores: is this the reward you meant?"
         return text
+
+
+def words_of(tokenizer: Any) -> str:
+    """Size of a tokenizer, and whether it has a chat template."""
+    template = "a" if tokenizer.chat_template else "no"
+    return f"{len(tokenizer):,} tokens, {template} chat template"
 
 
 def policy_here(config: MasterConfig, tokenizer: Any) -> Any:

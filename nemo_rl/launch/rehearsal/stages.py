@@ -19,6 +19,7 @@ NAMES = (
     "tokenizer",
     "data",
     "environment",
+    "logging",
     "workers",
     "training",
     "validation",
@@ -38,12 +39,13 @@ class Stages:
 
     Attributes:
         failed: the innermost stage that an error left.
+        inside: the stage that everything is a part of now; None where there is none.
     """
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
         self.tell = tell
         self.failed: str | None = None
-        self._inside: str | None = None
+        self.inside: str | None = None
         self._seconds: dict[str, float] = {}
         self._stack: list[str] = []
         self._since = time.monotonic()
@@ -56,7 +58,7 @@ class Stages:
             name: of the stage.
             apart: it is a stage also inside ``whole``.
         """
-        name = name if apart else self._inside or name
+        name = name if apart else self.inside or name
         self._charge()
         self._stack.append(name)
         self.tell({"on": name})
@@ -75,11 +77,11 @@ class Stages:
     def whole(self, name: str) -> Iterator[None]:
         """Let everything that is done inside be a part of one stage."""
         with self.stage(name):
-            self._inside = name
+            self.inside = name
             try:
                 yield
             finally:
-                self._inside = None
+                self.inside = None
 
     def done(self, name: str, detail: str = "") -> None:
         """Report a stage."""

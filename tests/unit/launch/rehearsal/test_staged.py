@@ -53,10 +53,20 @@ class Boxed:
         return SimpleNamespace(rewards=right)
 
 
+class Words(list):
+    """A tokenizer of three words."""
+
+    chat_template = None
+
+    def __init__(self):
+        super().__init__(["a", "b", "c"])
+
+
 class Trainer:
     """The part of a trainer that brings up data and environment."""
 
     answers: tuple = ("4", "6")
+    tokenizer = Words()
 
     def setup_inputs(self):
         self._setup_data()
@@ -79,9 +89,20 @@ def test_every_part_is_a_stage_and_the_expected_answers_are_scored():
     told = []
     trainer = staged(told)
     trainer.setup_inputs()
-    names = [each["on"] for each in told]
+    names = [each["on"] for each in told if "on" in each]
     assert names == ["tokenizer", "data", "environment", "environment"]
-    assert trainer.scores.endswith("answers: as they stand 0, boxed 1")
+    said = {each["done"]: each["detail"] for each in told if "done" in each}
+    assert said["tokenizer"] == "3 tokens, no chat template"
+    assert said["data"] == "2 rows, 1 step an epoch at the recipe's size"
+    assert said["environment"].endswith("answers: as they stand 0, boxed 1")
+
+
+def test_a_second_start_is_reported_as_a_whole():
+    told = []
+    trainer = staged(told)
+    with trainer.stages.whole("resume"):
+        trainer.setup_inputs()
+    assert {each.get("on") for each in told} == {"resume"}
 
 
 def test_answers_that_never_score_are_told_and_objects_are_not_tried():
