@@ -7,13 +7,14 @@ Only formats that SLURM 20.11 to 25 share: `squeue -o`, `scontrol --oneliner`, `
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-SQUEUE_FORMAT = "%A|%T|%D|%L|%M|%S|%V|%N|%E|%P|%r|%j"
+SQUEUE_FORMAT = "%A|%i|%T|%D|%L|%M|%S|%V|%N|%E|%P|%r|%j"
 """Free text comes last, so that a separator in it does no harm."""
 SACCT_FORMAT = (
-    "JobIDRaw,State,ExitCode,NNodes,ElapsedRaw,Submit,Start,End,NodeList,JobName"
+    "JobIDRaw,JobID,State,ExitCode,NNodes,ElapsedRaw,Submit,Start,End,NodeList,JobName"
 )
 ENDED = frozenset(
     {
@@ -36,6 +37,8 @@ class Job:
     """SLURM_JOB_ID of the job's processes; an array's task has its own."""
     state: str
     """Long name without additions: RUNNING, PENDING, CANCELLED ..."""
+    label: str = ""
+    """As sbatch and squeue call it: "17", of an array's task "17_0"."""
     name: str = ""
     reason: str = ""
     """Why it waits, or why it ended."""
@@ -67,9 +70,12 @@ class Job:
         return self.state in WAITING
 
 
-def parse_squeue(text: str) -> dict[int, Job]:
-    """Return the jobs of `squeue --noheader --format=SQUEUE_FORMAT` by number."""
-    jobs = {}
+def parse_squeue(text: str) -> list[Job]:
+    """Return the jobs of `squeue --noheader --format=SQUEUE_FORMAT`.
+
+    Tasks of an array that wait share its number.
+    """
+    jobs = []
     count = SQUEUE_FORMAT.count("|")
     for line in text.splitlines():
         parts = [part.strip() for part in line.split("|", count)]
@@ -77,19 +83,20 @@ def parse_squeue(text: str) -> dict[int, Job]:
             continue
         job = Job(
             job_id=int(parts[0]),
-            state=_state(parts[1]),
-            num_nodes=_count(parts[2]),
-            left_s=seconds_of(parts[3]),
-            elapsed_s=seconds_of(parts[4]),
-            started=time_of(parts[5]),
-            submitted=time_of(parts[6]),
-            nodes=_text(parts[7]),
-            dependency=_text(parts[8]),
-            partition=parts[9],
-            reason=_text(parts[10]),
-            name=parts[11],
+            label=parts[1],
+            state=_state(parts[2]),
+            num_nodes=_count(parts[3]),
+            left_s=seconds_of(parts[4]),
+            elapsed_s=seconds_of(parts[5]),
+            started=time_of(parts[6]),
+            submitted=time_of(parts[7]),
+            nodes=_text(parts[8]),
+            dependency=_text(parts[9]),
+            partition=parts[10],
+            reason=_text(parts[11]),
+            name=parts[12],
         )
-        jobs[job.job_id] = job
+        jobs.append(job)
     return jobs
 
 
@@ -113,6 +120,7 @@ def parse_scontrol(text: str) -> Job | None:
         left = max(0, limit - elapsed)
     return Job(
         job_id=int(fields["JobId"]),
+        label=_label(fields),
         state=state,
         name=fields.get("JobName", ""),
         reason=_text(fields.get("Reason", "")),
@@ -129,13 +137,13 @@ def parse_scontrol(text: str) -> Job | None:
     )
 
 
-def parse_sacct(text: str) -> dict[int, Job]:
+def parse_sacct(text: str) -> list[Job]:
     """Return the jobs of `sacct --parsable2 --noheader --format=SACCT_FORMAT`.
 
-    Steps (17.batch, 17.0) are left out. Of a job that was requeued the last line is
-    its present run.
+    Steps (17.batch, 17.0) are left out. Of a job that was requeued the last one is its
+    present run.
     """
-    jobs = {}
+    jobs = []
     count = SACCT_FORMAT.count(",")
     for line in text.splitlines():
         parts = [part.strip() for part in line.split("|", count)]
@@ -143,17 +151,18 @@ def parse_sacct(text: str) -> dict[int, Job]:
             continue
         job = Job(
             job_id=int(parts[0]),
-            state=_state(parts[1]),
-            exit_code=_exit_code(parts[2]),
-            num_nodes=_count(parts[3]),
-            elapsed_s=_count(parts[4]),
-            submitted=time_of(parts[5]),
-            started=time_of(parts[6]),
-            ended=time_of(parts[7]),
-            nodes=_text(parts[8].replace("None assigned", "")),
-            name=parts[9],
+            label=parts[1],
+            state=_state(parts[2]),
+            exit_code=_exit_code(parts[3]),
+            num_nodes=_count(parts[4]),
+            elapsed_s=_count(parts[5]),
+            submitted=time_of(parts[6]),
+            started=time_of(parts[7]),
+            ended=time_of(parts[8]),
+            nodes=_text(parts[9].replace("None assigned", "")),
+            name=parts[10],
         )
-        jobs[job.job_id] = job
+        jobs.append(job)
     return jobs
 
 
@@ -183,6 +192,12 @@ def time_of(text: str) -> datetime | None:
         return datetime.fromisoformat(text.strip())
     except ValueError:
         return None
+
+
+def _label(fields: Mapping[str, str]) -> str:
+    if "ArrayJobId" in fields:
+        return f"{fields['ArrayJobId']}_{fields.get('ArrayTaskId', '')}"
+    return fields["JobId"]
 
 
 def _state(text: str) -> str:

@@ -139,6 +139,7 @@ def _submit_array(prepared: Prepared) -> list[Any]:
     array = _submit_one(prepared.first, prepared)
     folder = array.run_dir.parent
     kind = type(array)
+    kind.watcher.leave(array.job_id)
     return [
         kind(array.paths.folder, job_id, run_dir=folder / job_id)
         for job_id in (f"{array.job_id}_{k}" for k in range(len(prepared.groups)))
