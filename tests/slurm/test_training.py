@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_rl.launch.hostlist import expand
+from tests.slurm.conftest import leaks
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -98,6 +99,7 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
         f"ray-{node}.log" for node in expand(nodes)
     ]
     assert not (attempt / "ray_token").exists()
+    assert leaks(run.folder, *checkout.glob("slurm-*.log")) == []
     assert (run.folder / "PROGRESS").read_text().strip().endswith("step_000002")
     assert (
         f"attempt 0 on {nodes}"
