@@ -64,6 +64,7 @@ def say_submitted(jobs: Sequence[Any], prepared: Prepared, *, as_json: bool) -> 
         f"submitted job {first.job_id}: {prepared.first.nodes} nodes; "
         f"log: {folder}/job.log"
     )
+    print(f"look after it: nemo-rl status|logs|cancel {first.job_id}")
     if first.successors:
         print(f"then, each after the one before it: {', '.join(first.successors)}")
         print(f"to end all of them: scancel {' '.join(reversed(first.all_ids))}")

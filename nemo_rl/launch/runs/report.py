@@ -67,7 +67,7 @@ def render(state: RunState) -> str:
     parts = [f"# {run.label}", f"**{state.state}**{why}"]
     parts.append(_table(["what", "value"], _facts(state)))
     parts += _results(run)
-    parts += ["## Attempts", _attempts(run)]
+    parts += ["## Attempts", _attempts(state)]
     parts += _failures(run)
     parts += ["## Configuration", _configuration(run)]
     return "\n\n".join(parts) + "\n"
@@ -141,7 +141,8 @@ def _results(run: RunFolder) -> list[str]:
     ]
 
 
-def _attempts(run: RunFolder) -> str:
+def _attempts(state: RunState) -> str:
+    run = state.run
     if not run.attempts:
         return "None began."
     rows = [
@@ -151,7 +152,7 @@ def _attempts(run: RunFolder) -> str:
             _when(attempt.started_at),
             duration(attempt.elapsed_s),
             "-" if attempt.exit_code is None else str(attempt.exit_code),
-            attempt.outcome,
+            state.outcome(attempt),
         )
         for attempt in run.attempts
     ]

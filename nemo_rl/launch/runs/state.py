@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.find import unfolded
 from nemo_rl.launch.runs.folder import RunFolder
 from nemo_rl.launch.scheduler import Scheduler
@@ -96,6 +97,12 @@ class RunState:
         return "unknown"
 
     @property
+    def brief(self) -> str:
+        """`why` for a narrow table: why it waits is one word of SLURM's."""
+        job = self.job
+        return job.reason if job is not None and job.is_waiting else self.why
+
+    @property
     def why(self) -> str:
         """Why it waits or how it ended; "" where there is nothing to say."""
         job, attempts = self.job, self.run.attempts
@@ -116,6 +123,18 @@ class RunState:
             code = "" if not job.exit_code else f", exit code {job.exit_code}"
             return f"SLURM says {job.state}{code}"
         return ""
+
+    def outcome(self, attempt: Attempt) -> str:
+        """How an attempt ended, in words; of one that runs SLURM knows it first.
+
+        A container that starts for minutes leaves no sign of life.
+        """
+        job = self.job
+        runs = job is not None and not job.has_ended and not job.is_waiting
+        last = attempt is self.run.attempts[-1]
+        if runs and last and attempt.exit_code is None and not attempt.failure:
+            return "running" if attempt.last_sign else "starting"
+        return attempt.outcome
 
     @property
     def left_s(self) -> float | None:
@@ -159,7 +178,7 @@ class RunState:
                     "started_at": attempt.started_at,
                     "seconds": attempt.elapsed_s,
                     "exit_code": attempt.exit_code,
-                    "outcome": attempt.outcome,
+                    "outcome": self.outcome(attempt),
                 }
                 for attempt in run.attempts
             ],

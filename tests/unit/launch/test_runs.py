@@ -342,6 +342,32 @@ def test_reading_stops_where_the_reader_does(root):
     assert done.stderr == ""
 
 
+def test_an_attempt_that_starts_is_not_over(root, slurm, capsys):
+    path = write_run(root)
+    (path / "attempts" / "17.0").mkdir(parents=True)
+    slurm(line(17))
+    assert main(["status", "17"]) == 0
+    first = capsys.readouterr().out
+    assert "starting" in first and "ended by SLURM" not in first
+    # No sign for minutes, but SLURM says that it runs.
+    folder = write_attempt(path, 17, 0)
+    for status in folder.rglob("*.json"):
+        os.utime(status, (1, 1))
+    assert main(["report", "17"]) == 0
+    assert "ended by SLURM" not in capsys.readouterr().out
+    slurm(line(17, "TIMEOUT"))
+    assert main(["report", "17"]) == 0
+    assert "ended by SLURM" in capsys.readouterr().out
+
+
+def test_a_narrow_table_says_why_in_a_word(tmp_path):
+    run = RunFolder(write_run(tmp_path))
+    state = RunState(run, {17: job("PENDING", reason="Resources")})
+    assert "the nodes it needs are busy" in drawn(draw_table([state], 130))
+    narrow = drawn(draw_table([state], 80), 80)
+    assert "Resources" in narrow and "busy" not in narrow
+
+
 def test_an_empty_folder_tells_nothing(tmp_path):
     run = RunFolder(tmp_path)
     assert run.end is None
