@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -201,8 +200,11 @@ class Job(SlurmJob):
         Args:
             check: raise where scancel fails.
         """
-        with suppress(() if check else LaunchError):
+        try:
             Scheduler().cancel(reversed(self.all_ids))
+        except LaunchError:
+            if check:
+                raise
 
 
 class RecipeExecutor(SlurmExecutor):

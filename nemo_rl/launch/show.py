@@ -83,8 +83,10 @@ def see_to_the_end(jobs: Sequence[Any], *, follow_log: bool, as_json: bool) -> i
         print(json.dumps(ends, indent=2))
         return max(codes)
     for code, end in zip(codes, ends, strict=True):
+        # SLURM may still be tidying up after a job that has told its exit code.
+        killed = f", {end['state']}" if end["exit_code"] is None else ""
         print(
-            f"job {end['job_id']}: {end['state']}, exit code {code}, step "
-            f"{end['step']}, checkpoint {end['checkpoint']}"
+            f"job {end['job_id']} ended with exit code {code}{killed}: step "
+            f"{end['step'] or 0}, checkpoint {end['checkpoint'] or 'none'}"
         )
     return max(codes)

@@ -116,7 +116,7 @@ def _facts(state: RunState) -> list[tuple[str, str]]:
         "image sha256": facts.get("image_sha256"),
         "node-hours": None if hours is None else f"{hours:.2f}",
         "GPU-hours": f"{hours * gpus:.2f}" if hours and gpus else None,
-        "checkpoint": run.checkpoint[0],
+        "checkpoint": view.relative(run.checkpoint[0], run.path),
         "folder": str(run.path),
     }
     return [(label, str(value)) for label, value in rows.items() if value]

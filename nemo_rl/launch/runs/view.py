@@ -110,9 +110,7 @@ def draw_run(state: RunState) -> RenderableType:
         table.add_row(label, value)
     path, saved_at = run.checkpoint
     if path:
-        table.add_row(
-            "checkpoint", f"{_relative(Path(path), run.path)}  {ago(saved_at)}"
-        )
+        table.add_row("checkpoint", f"{relative(path, run.path)}  {ago(saved_at)}")
     table.add_row("log", str(run.log))
     parts: list[RenderableType] = [table]
     if run.attempts:
@@ -232,8 +230,10 @@ def _training(state: RunState) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+def relative(path: str, folder: Path) -> str:
+    """A path as seen from a folder, or as it is where it lies elsewhere."""
+    inside = bool(path) and Path(path).is_relative_to(folder)
+    return str(Path(path).relative_to(folder)) if inside else path
 
 
 def _outcome_style(attempt: Attempt) -> str:
