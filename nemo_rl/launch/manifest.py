@@ -5,7 +5,6 @@ No value of a variable whose name speaks of a secret is in it.
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import Any
 
@@ -14,10 +13,9 @@ from nemo_rl.launch.container import image_file, image_of
 from nemo_rl.launch.images import recorded
 from nemo_rl.launch.record import git_state
 from nemo_rl.launch.request import Prepared
+from nemo_rl.launch.slurm_text import seconds_of
 from nemo_rl.utils.files import sha256_of
 from nemo_rl.utils.secrets import masked_overrides, masked_variables
-
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 def make_manifest(prepared: Prepared) -> dict[str, Any]:
@@ -27,9 +25,9 @@ def make_manifest(prepared: Prepared) -> dict[str, Any]:
     runs = max(1, len(prepared.groups))
     jobs = runs * (1 + prepared.chain)
     nodes = cluster.num_nodes + cluster.spare_nodes
-    node_hours = jobs * nodes * hours(cluster.time)
+    node_hours = jobs * nodes * _hours(cluster.time)
     if len(prepared.specs) > 1:
-        node_hours = sum(each.nodes * hours(each.time) for each in prepared.specs)
+        node_hours = sum(each.nodes * _hours(each.time) for each in prepared.specs)
     return {
         "name": spec.name,
         "recipe": {
@@ -59,25 +57,9 @@ def make_manifest(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def hours(time: str) -> float:
-    """Return SLURM's time limit in hours.
-
-    Example:
-        >>> hours("1-12:00:00"), hours("30"), hours("90:30")
-        (36.0, 0.5, 1.5083333333333333)
-    """
-    match = _TIME.fullmatch(time)
-    if match is None:
-        raise ValueError(f"{time!r} is no time limit")
-    days, *parts = match.groups()
-    given = [int(part) for part in parts if part is not None]
-    if days is not None:  # days-hours[:minutes[:seconds]]
-        h, m, s = (*given, 0, 0)[:3]
-        return int(days) * 24 + h + m / 60 + s / 3600
-    if len(given) == 3:
-        return given[0] + given[1] / 60 + given[2] / 3600
-    m, s = (*given, 0)[:2]
-    return m / 60 + s / 3600
+def _hours(time: str) -> float:
+    """Hours of a time limit; `config` takes those alone that have an end."""
+    return (seconds_of(time) or 0) / 3600
 
 
 def _container(prepared: Prepared) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ Only formats that SLURM 20.11 to 25 share: `squeue -o`, `scontrol --oneliner`, `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,6 +25,7 @@ ENDED = frozenset(
 )
 """States after which a job does not run again by itself."""
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"})
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _FIELD = re.compile(r"(?:^|\s)([A-Z][A-Za-z0-9_:/]*)=")
 _NOTHING = {"", "N/A", "NONE", "UNKNOWN", "(NULL)", "INVALID", "NOT_SET", "UNLIMITED"}
 
@@ -76,11 +77,7 @@ def parse_squeue(text: str) -> list[Job]:
     Tasks of an array that wait share its number.
     """
     jobs = []
-    count = SQUEUE_FORMAT.count("|")
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split("|", count)]
-        if len(parts) != count + 1 or not parts[0].isdigit():
-            continue
+    for parts in _rows(text, SQUEUE_FORMAT.count("|") + 1):
         job = Job(
             job_id=int(parts[0]),
             label=parts[1],
@@ -144,11 +141,7 @@ def parse_sacct(text: str) -> list[Job]:
     present run.
     """
     jobs = []
-    count = SACCT_FORMAT.count(",")
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split("|", count)]
-        if len(parts) != count + 1 or not parts[0].isdigit():
-            continue
+    for parts in _rows(text, SACCT_FORMAT.count(",") + 1):
         job = Job(
             job_id=int(parts[0]),
             label=parts[1],
@@ -173,17 +166,24 @@ def parse_version(text: str) -> tuple[int, int] | None:
 
 
 def seconds_of(text: str) -> int | None:
-    """Return the seconds of "1-02:03:04", "02:03:04" or "03:04"; None of no time.
+    """Return the seconds of a time or time limit; None of none, as "UNLIMITED".
+
+    SLURM writes days-hours[:minutes[:seconds]], hours:minutes:seconds and
+    minutes[:seconds].
 
     Example:
-        >>> seconds_of("1-00:00:10")
-        86410
+        >>> seconds_of("1-00:00:10"), seconds_of("1-12"), seconds_of("30")
+        (86410, 129600, 1800)
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    match = _TIME.fullmatch(text.strip())
     if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    days, *parts = match.groups()
+    given = [int(part) for part in parts if part is not None]
+    if days is None and len(given) < 3:
+        given.insert(0, 0)
+    hours, minutes, seconds = (*given, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def time_of(text: str) -> datetime | None:
@@ -192,6 +192,14 @@ def time_of(text: str) -> datetime | None:
         return datetime.fromisoformat(text.strip())
     except ValueError:
         return None
+
+
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """Yield the cells of lines that begin with a job's number."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|", columns - 1)]
+        if len(cells) == columns and cells[0].isdigit():
+            yield cells
 
 
 def _label(fields: Mapping[str, str]) -> str:

@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from nemo_rl.launch.manifest import hours, make_manifest
+from nemo_rl.launch.manifest import make_manifest
 from nemo_rl.launch.request import prepare
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("30", 0.5),
-        ("90:30", 90.5 / 60),
-        ("04:00:00", 4),
-        ("1-12", 36),
-        ("1-12:30", 36.5),
-        ("1-00:00:36", 24.01),
-    ],
-)
-def test_hours(text, expected):
-    assert hours(text) == pytest.approx(expected)
 
 
 def test_what_it_costs_and_what_it_is_made_of():
