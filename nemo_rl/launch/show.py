@@ -36,8 +36,8 @@ def show(prepared: Prepared, *, as_json: bool) -> int:
         print(table(prepared.groups, [str(k) for k in range(len(prepared.groups))]))
     print(
         f"# at most {manifest['node_hours']} node-hours, {manifest['gpu_hours']} "
-        f"GPU-hours: {manifest['jobs']} jobs of {prepared.first.nodes} nodes, "
-        f"{prepared.first.time} each"
+        f"GPU-hours: {_count(manifest['jobs'], 'job')} of "
+        f"{_count(prepared.first.nodes, 'node')}, {prepared.first.time} each"
     )
     return 0
 
@@ -61,7 +61,7 @@ def say_submitted(jobs: Sequence[Any], prepared: Prepared, *, as_json: bool) -> 
     if folder.is_relative_to(prepared.root):
         folder = folder.relative_to(prepared.root)
     print(
-        f"submitted job {first.job_id}: {prepared.first.nodes} nodes; "
+        f"submitted job {first.job_id}: {_count(prepared.first.nodes, 'node')}; "
         f"log: {folder}/job.log"
     )
     print(f"look after it: nemo-rl status|logs|cancel {first.job_id}")
@@ -90,3 +90,7 @@ def see_to_the_end(jobs: Sequence[Any], *, follow_log: bool, as_json: bool) -> i
             f"{end['step'] or 0}, checkpoint {end['checkpoint'] or 'none'}"
         )
     return max(codes)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

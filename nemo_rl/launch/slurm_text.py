@@ -39,7 +39,8 @@ class Job:
     state: str
     """Long name without additions: RUNNING, PENDING, CANCELLED ..."""
     label: str = ""
-    """As sbatch and squeue call it: "17", of an array's task "17_0"."""
+    """As sbatch calls it: "17", of an array's task "17_0". The second component of a
+    heterogeneous job is "17+1"."""
     name: str = ""
     reason: str = ""
     """Why it waits, or why it ended."""
@@ -80,7 +81,7 @@ def parse_squeue(text: str) -> list[Job]:
     for parts in _rows(text, SQUEUE_FORMAT.count("|") + 1):
         job = Job(
             job_id=int(parts[0]),
-            label=parts[1],
+            label=parts[1].removesuffix("+0"),
             state=_state(parts[2]),
             num_nodes=_count(parts[3]),
             left_s=seconds_of(parts[4]),
@@ -144,7 +145,7 @@ def parse_sacct(text: str) -> list[Job]:
     for parts in _rows(text, SACCT_FORMAT.count(",") + 1):
         job = Job(
             job_id=int(parts[0]),
-            label=parts[1],
+            label=parts[1].removesuffix("+0"),
             state=_state(parts[2]),
             exit_code=_exit_code(parts[3]),
             num_nodes=_count(parts[4]),

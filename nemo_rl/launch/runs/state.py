@@ -22,6 +22,8 @@ EXPECTED_S = 24 * 3600.0
 """A run younger than this that SLURM does not list is asked for once more."""
 FINAL = ("done", "failed", "cancelled", "stopped", "out of time")
 """States after which nothing happens any more."""
+_COUNTING = ("RUNNING", "SUSPENDED", "STOPPED")
+"""States in which an allocation has some of its time left."""
 _ENDS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "out of time",
@@ -140,8 +142,7 @@ class RunState:
     def left_s(self) -> float | None:
         """Seconds left of the allocation; None if it does not run or has no limit."""
         job = self.job
-        alive = job is not None and not job.has_ended and not job.is_waiting
-        return job.left_s if job is not None and alive else None
+        return job.left_s if job is not None and job.state in _COUNTING else None
 
     @property
     def submitted_at(self) -> float | None:

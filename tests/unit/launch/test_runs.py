@@ -428,9 +428,13 @@ def test_attach_names_node_and_ray(root, slurm, capsys):
         (
             "pyxis",
             ["--container-image=/i.sqsh", "--container-mounts=", "--no-container"],
-            [],
+            ["env", "PYTHONNOUSERSITE=1"],
         ),
-        ("apptainer", [], ["apptainer", "exec", "--bind", "--pwd", "--nv", "/i.sqsh"]),
+        (
+            "apptainer",
+            [],
+            ["apptainer", "exec", "--bind", "--pwd", "--nv", "/i.sqsh", "env"],
+        ),
     ],
 )
 def test_attach_enters_the_container(root, runtime, options, before):

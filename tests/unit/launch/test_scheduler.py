@@ -124,6 +124,16 @@ def test_tasks_of_an_array_by_their_names():
     assert (len(slurm.asked), "--array" in slurm.asked[0]) == (1, True)
 
 
+def test_a_heterogeneous_job_is_known_by_its_leader():
+    parts = [
+        f"{17 + k}|17+{k}|RUNNING|1|10:00|1:00|N/A|N/A|a1|||None|x" for k in (1, 0)
+    ]
+    slurm = Answers(squeue=[(0, "\n".join(parts), "")])
+    jobs = slurm.scheduler().named(["17"])
+    assert [job.job_id for job in jobs.values()] == [17]
+    assert len(slurm.asked) == 1
+
+
 def test_a_task_that_the_queue_has_forgotten_is_in_the_accounts():
     told = (0, "43|42_0|COMPLETED|0:0|1|60|Unknown|Unknown|Unknown|a1|x\n", "")
     slurm = Answers(squeue=[EMPTY], sacct=[told])

@@ -25,7 +25,7 @@ def test_a_sweep_is_shown_as_a_table(capsys):
     assert "#SBATCH --array=0-3\n" in out
     assert "run  grpo.seed  policy.learning_rate\n" in out
     assert "3    2          2e-6\n" in out
-    assert "# at most 4.0 node-hours, 0.0 GPU-hours: 4 jobs of 1 nodes" in out
+    assert "# at most 4.0 node-hours, 0.0 GPU-hours: 4 jobs of 1 node," in out
 
 
 def run(number, code):
