@@ -113,6 +113,7 @@ def _facts(state: RunState) -> list[tuple[str, str]]:
         "submitted": _when(run.submitted_at),
         "commit": f"{commit} (with changes)" if facts.get("modified") else commit,
         "image": facts.get("container"),
+        "image bytes": facts.get("image_bytes"),
         "image sha256": facts.get("image_sha256"),
         "node-hours": None if hours is None else f"{hours:.2f}",
         "GPU-hours": f"{hours * gpus:.2f}" if hours and gpus else None,
