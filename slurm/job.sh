@@ -13,7 +13,7 @@ say() { printf '%(%F %T)T job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
 # Overrides for the log, without the values of secrets (nemo_rl/utils/secrets.py).
 shown() {
     local secret='(api_?key|passw(or)?d|secret|credentials?|_token|[.]token)'
-    printf '%s ' "$@" | sed -E "s/(${secret}['\"]?[=:] *)[^ ,}]+/\1***/Ig"
+    [ "$#" -eq 0 ] || printf '%s ' "$@" | sed -E "s/(${secret}['\"]?[=:] *)[^ ,}]+/\1***/Ig"
 }
 
 # Lines KEY=value of launch/<site>.env; what the environment already has wins.
