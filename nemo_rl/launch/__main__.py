@@ -97,9 +97,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="print configuration, job script and cost; submit nothing",
     )
     only.add_argument(
-        "--test-only",
-        action="store_true",
-        help="ask SLURM whether and when it would start; submit nothing",
+        "--test-only", action="store_true", help="ask SLURM when it would start"
     )
     only.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
     only.add_argument(

@@ -16,12 +16,6 @@ from tests.slurm.cluster import PACKAGES, Cluster, missing_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-SECRETS = {
-    "HF_TOKEN": "hf_tokenOfTheTests",
-    "WANDB_API_KEY": "wandbKeyOfTheTests",
-    "JUDGE_KEY": "judgeKeyOfTheTests",
-}
-"""In the environment that jobs are submitted from."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,25 +80,7 @@ def job_env(short_dir: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         # Those that start programs; test_preflight.py has them.
         "NEMO_RL_PREFLIGHT_SKIP": "rows,allreduce",
-        **SECRETS,
     }
-
-
-def leaks(*places: Path, also: str = "") -> list[str]:
-    """Return which files at or below places hold one of SECRETS, or `also`."""
-    wanted = [value.encode() for value in (*SECRETS.values(), also) if value]
-    files = [
-        path
-        for place in places
-        for path in ([place] if place.is_file() else place.rglob("*"))
-        if path.is_file() and not path.is_symlink()
-    ]
-    assert files, f"nothing at {places}"
-    found = []
-    for path in files:
-        content = path.read_bytes()
-        found += [f"{path}: {value}" for value in wanted if value in content]
-    return found
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from nemo_rl.launch.hostlist import expand
-from tests.slurm.conftest import SECRETS, leaks
+from tests.slurm.secrets import SECRETS, leaks
 
 RECIPE = "grpo_smollm2_cpu"
 LLAMA = "grpo_llama8b"
@@ -82,7 +82,7 @@ def test_secrets_reach_the_job_and_no_file(cluster, checkout, stub):
         f'exec {stub["NEMO_RL_PYTHON"]} "$@"\n'
     )
     spy.chmod(0o755)
-    env = stub | {"NEMO_RL_PYTHON": str(spy)}
+    env = stub | SECRETS | {"NEMO_RL_PYTHON": str(spy)}
     with at_most(40, "submitted with secrets"):
         done = cluster.run(*LAUNCH, "--wait", cwd=checkout, env=env)
         (number,) = re.findall(r"submitted job (\d+)", done.stdout)
