@@ -10,6 +10,12 @@ REQUEUE_CODE=75
 
 say() { printf '%(%F %T)T job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
 
+# Overrides for the log, without the values of secrets (nemo_rl/utils/secrets.py).
+shown() {
+    local secret='(api_?key|passw(or)?d|secret|credentials?|_token|[.]token)'
+    [ "$#" -eq 0 ] || printf '%s ' "$@" | sed -E "s/(${secret}['\"]?[=:] *)[^ ,}]+/\1***/Ig"
+}
+
 # Lines KEY=value of launch/<site>.env; what the environment already has wins.
 load_site() {
     local file=$NEMO_RL_ROOT/launch/$1.env line key value
@@ -80,7 +86,7 @@ fi
 rm -f "$RUN_DIR/PREEMPT" "$RUN_DIR/CANCEL"
 say "attempt $ATTEMPT on $SLURM_JOB_NODELIST; log in $RUN_DIR/job.log"
 exec >> "$RUN_DIR/job.log" 2>&1
-say "attempt $ATTEMPT: $RECIPE ${OVERRIDES[*]:-} $* on $SLURM_JOB_NODELIST"
+say "attempt $ATTEMPT: $RECIPE $(shown "${OVERRIDES[@]}" "$@")on $SLURM_JOB_NODELIST"
 report_last_attempt
 
 # shellcheck source=slurm/chain.sh

@@ -1,4 +1,4 @@
-"""The command line: check a recipe here, then submit it, show it or run it.
+"""Check a recipe on this machine, then submit it to SLURM, show it or run it here.
 
     nemo-rl launch recipes/grpo_llama8b.yaml --nodes 16 --follow
     nemo-rl launch grpo_llama8b --sweep policy.optimizer.kwargs.lr=1e-7,3e-7
@@ -59,17 +59,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("recipe", nargs="?", help="path or name of a recipe")
+    add("recipe", nargs="?", help="a file, or the name of one in recipes/")
     add(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="changes to the recipe; docs/configuration.md lists every key",
     )
-    add("--nodes", help="cluster.num_nodes; N+k asks for k spare ones")
-    add("--time", help="cluster.time, as in 04:00:00")
+    add("--nodes", help="how many; N+k asks for k spare ones")
+    add("--time", help="time limit of each job, as in 04:00:00")
     place = parser.add_mutually_exclusive_group()
-    place.add_argument("--site", help="where: launch/<site>.env")
+    place.add_argument("--site", help="which cluster: launch/SITE.env (generic)")
     place.add_argument(
         "--local",
         action="store_const",
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         dest="site",
         help="run on this machine, without SLURM: --site local",
     )
-    add("--run-dir", type=Path, help="continue the run of this folder")
+    add("--run-dir", type=Path, help="go on with the run of this folder")
     add(
         "--chain",
         type=int,
@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     only.add_argument(
         "--dry-run",
         action="store_true",
-        help="print configuration, job script and manifest",
+        help="print configuration, job script and cost; submit nothing",
     )
     only.add_argument(
         "--rehearse",
@@ -108,10 +108,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     only.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
     only.add_argument(
-        "--wait", action="store_true", help="wait and exit as the run does"
+        "--wait",
+        action="store_true",
+        help="wait for the end; the exit code is the run's",
     )
     only.add_argument(
-        "--follow", action="store_true", help="print the log and exit as the run does"
+        "--follow",
+        action="store_true",
+        help="print the log to the end; the exit code is the run's",
     )
     add(
         "--stand-in",
@@ -161,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
         prepared.check_container()
         for spec in (prepared.first, *prepared.specs[1:]):
             answer = submission.ask_slurm(spec, root=prepared.root, site=prepared.site)
-            print(answer)
+            print(f"{answer}\nSLURM would accept it; nothing was submitted.")
         return 0
     jobs = submission.submit_prepared(prepared)
     if not (options.json and options.wait):

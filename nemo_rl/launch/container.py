@@ -17,6 +17,8 @@ RUNTIME = "NEMO_RL_CONTAINER_RUNTIME"
 IMAGE = "NEMO_RL_CONTAINER"
 MOUNTS = "NEMO_RL_CONTAINER_MOUNTS"
 RUNTIMES = ("none", "pyxis", "apptainer")
+CACHES = ("NEMO_RL_CACHE", "HF_HOME")
+"""Variables of folders that are mounted where they are set."""
 _FILES = (".sqsh", ".squashfs", ".sif")
 
 
@@ -75,6 +77,9 @@ def check_container(site: Site, container: str | None, root: Path) -> None:
                 "paths."
             )
         _readable(Path(source), f"mount {mount}", f"or take it out of {MOUNTS}")
+    for name in CACHES:
+        if folder := _variable(site, name):
+            _readable(Path(folder), f"{name}, which is mounted", f"or change {name}")
 
 
 def _readable(path: Path, what: str, cure: str) -> None:

@@ -23,6 +23,7 @@ from nemo_rl.launch.watchdog import watched
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import NemoRLError
+from nemo_rl.utils.secrets import masked
 
 PREEMPTED = 75
 PROGRESS = "PROGRESS"
@@ -69,7 +70,7 @@ def run(recipe: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
     trainer = create_trainer(config)
     if run_dir is not None:
         run_dir.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+        text = yaml.safe_dump(masked(config.to_dict()), sort_keys=False)
         (run_dir / RESOLVED).write_text(text, encoding="utf-8")
         trainer.run_dir = run_dir
     with watched(run_dir, config.cluster.hang_timeout_s):

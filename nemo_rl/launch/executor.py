@@ -1,13 +1,11 @@
 """submitit with our text and our files: the executor, its Job, the state of jobs.
 
 A job's result is not a pickle: it is what the run's folder says. States come from
-squeue, which needs no accounting, then from sacct for jobs that squeue has forgotten.
-Import it by `submission`, which says how to install submitit.
+`scheduler`. Import it by `submission`, which says how to install submitit.
 """
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,86 +14,66 @@ from typing import Any
 from submitit.core.utils import FailedJobError, JobPaths, UncompletedJobError
 from submitit.slurm.slurm import SlurmExecutor, SlurmInfoWatcher, SlurmJob
 
-from nemo_rl.launch import run_folder
 from nemo_rl.launch.job import JobSpec
+from nemo_rl.launch.runs.folder import JOB_LOG, RunFolder
+from nemo_rl.launch.runs.logs import last_lines
+from nemo_rl.launch.scheduler import Scheduler, SchedulerUnreachable
 from nemo_rl.launch.script import render
+from nemo_rl.launch.slurm_text import ENDED
+from nemo_rl.launch.watch import REQUEUE
+from nemo_rl.utils.exceptions import LaunchError
 
 POLL_S = 15
 """Longest time between two questions about the states of jobs."""
-ENOUGH_ANSWERS = 5
+ENOUGH_ANSWERS = 3
 """A job that so many answers of SLURM in a row do not name is forgotten."""
-STOPPED_AND_SAVED = 75
 FORGOTTEN = "FORGOTTEN"
+LOG_LINES = 20
+"""How much of the log an error quotes."""
 
 
 class StateWatcher(SlurmInfoWatcher):
-    """Asks for all registered jobs at once."""
+    """Lets the scheduler ask for all registered jobs at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Scheduler | None = None) -> None:
         """Begin without an answer."""
         super().__init__(delay_s=POLL_S)
+        self._scheduler = scheduler or Scheduler()
         self._unseen: dict[str, int] = {}
 
     def update(self) -> None:
-        """Ask squeue, and sacct for what it does not name. One failure is no answer."""
+        """Ask for the jobs that have not ended; a controller's silence is no answer."""
         self._last_status_check = time.time()
         wanted = self._registered - self._finished
         if not wanted:
             return
         self._num_calls += 1
-        numbers = sorted({job.partition("_")[0] for job in wanted})
-        answered, seen = _squeue(numbers)
-        missing = {job for job in wanted if job not in seen}
-        if answered and missing:
-            seen |= _sacct(sorted({job.partition("_")[0] for job in missing}), self)
-        for job in wanted:
-            if job in seen:
-                self._unseen.pop(job, None)
-                self._info_dict[job] = seen[job]
-            elif answered:
-                self._unseen[job] = self._unseen.get(job, 0) + 1
-                if self._unseen[job] >= ENOUGH_ANSWERS:
-                    self._info_dict[job] = {"JobID": job, "State": FORGOTTEN}
-        self._finished |= {job for job in wanted if self.is_done(job, mode="cache")}
+        try:
+            seen = self._scheduler.named(wanted)
+        except SchedulerUnreachable:
+            return
+        for name in wanted:
+            if name in seen:
+                self._unseen.pop(name, None)
+                self._tell(name, seen[name].state, seen[name].nodes)
+                continue
+            # To end a wait for good more is needed than to draw a table.
+            self._unseen[name] = self._unseen.get(name, 0) + 1
+            if self._unseen[name] >= ENOUGH_ANSWERS:
+                self._tell(name, FORGOTTEN, "")
+        self._finished |= {name for name in wanted if self.is_done(name, mode="cache")}
 
+    def leave(self, job_id: str) -> None:
+        """Ask no more for a job, as for an array, whose tasks are asked for."""
+        self._registered.discard(job_id)
 
-def _squeue(numbers: Sequence[str]) -> tuple[bool, dict[str, dict[str, str]]]:
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N"]
-    done = subprocess.run(
-        [*command, f"--jobs={','.join(numbers)}"],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    rows = [line.split("|") for line in done.stdout.splitlines()]
-    seen = {
-        row[0].strip(): {"JobID": row[0].strip(), "State": row[1], "NodeList": row[2]}
-        for row in rows
-        if len(row) == 3
-    }
-    # Of a single job that it has forgotten squeue says so, of several nothing.
-    return done.returncode == 0 or "Invalid job id" in done.stderr, seen
+    def _tell(self, name: str, state: str, nodes: str) -> None:
+        self._info_dict[name] = {"JobID": name, "State": state, "NodeList": nodes}
 
-
-def _sacct(
-    numbers: Sequence[str], watcher: SlurmInfoWatcher
-) -> dict[str, dict[str, str]]:
-    command = ["sacct", "-X", "-o", "JobID,State,NodeList", "--parsable2"]
-    try:
-        done = subprocess.run(
-            [*command, "-j", ",".join(numbers)],
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return {}
-    if done.returncode:
-        return {}  # No accounting here.
-    found = watcher.read_info(done.stdout)
-    for entry in found.values():
-        entry["State"] = entry["State"].partition(" ")[0]  # "CANCELLED by 1000"
-    return found
+    def is_done(self, job_id: str, mode: str = "standard") -> bool:
+        """Whether a job has ended; submitit takes CONFIGURING and the like for ends."""
+        state = self.get_state(job_id, mode=mode)
+        return state in ENDED or state == FORGOTTEN
 
 
 class RunPaths(JobPaths):
@@ -106,7 +84,7 @@ class RunPaths(JobPaths):
     @property
     def stdout(self) -> Path:
         """The log of all attempts."""
-        return self.run_dir / run_folder.JOB_LOG
+        return self.run_dir / JOB_LOG
 
 
 class Job(SlurmJob):
@@ -178,7 +156,7 @@ class Job(SlurmJob):
         Args:
             force_check: ask SLURM now, however long ago the last question was.
         """
-        end = run_folder.read_end(self.run_dir)
+        end = RunFolder(self.run_dir).end
         if end is not None and end[1] in self.all_ids:
             code, job_id = end
             if job_id == self.all_ids[-1] or code in (0, 2):
@@ -196,10 +174,10 @@ class Job(SlurmJob):
         return 0 if self.state == "COMPLETED" else 1
 
     def summary(self) -> dict[str, Any]:
-        """Return what the run's folder says now; see `run_folder.summary`."""
-        found = run_folder.summary(self.run_dir)
-        end = run_folder.read_end(self.run_dir)
-        if end is not None and end[1] not in self.all_ids:
+        """Return what the run's folder says now; see `RunFolder.summary`."""
+        run = RunFolder(self.run_dir)
+        found = run.summary()
+        if run.end is not None and run.end[1] not in self.all_ids:
             found["exit_code"] = None  # Of a job before this one, in the same folder.
         return {**found, "job_id": self.job_id, "state": self.state}
 
@@ -207,10 +185,11 @@ class Job(SlurmJob):
         """As submitit's, from our files: an end with 0 or 75 is a success."""
         found = self.summary()
         code = found["exit_code"]
-        if code in (0, STOPPED_AND_SAVED):
+        if code in (0, REQUEUE):
             return "success", found
         where = f"job {self.job_id} is {found['state']}; log: {self.paths.stdout}"
-        last = run_folder.tail(self.run_dir)
+        log = self.paths.stdout
+        last = "".join(last_lines(log, LOG_LINES)) if log.exists() else ""
         if code is None:
             raise UncompletedJobError(f"{where}\n{last}")
         return "error", f"exit code {code}; {where}\n{last}"
@@ -221,7 +200,11 @@ class Job(SlurmJob):
         Args:
             check: raise where scancel fails.
         """
-        subprocess.run(["scancel", *reversed(self.all_ids)], check=check)
+        try:
+            Scheduler().cancel(reversed(self.all_ids))
+        except LaunchError:
+            if check:
+                raise
 
 
 class RecipeExecutor(SlurmExecutor):

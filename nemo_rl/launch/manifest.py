@@ -5,32 +5,29 @@ No value of a variable whose name speaks of a secret is in it.
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import nemo_rl
 from nemo_rl.launch.container import image_file, image_of
 from nemo_rl.launch.images import recorded
+from nemo_rl.launch.record import git_state
 from nemo_rl.launch.request import Prepared
+from nemo_rl.launch.slurm_text import seconds_of
 from nemo_rl.utils.files import sha256_of
 from nemo_rl.utils.secrets import masked_overrides, masked_variables
-
-NAME = "launch.json"
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
 
 def make_manifest(prepared: Prepared) -> dict[str, Any]:
     """Return what will be submitted: sizes, cost, code, recipe, image, site."""
     spec, cluster = prepared.specs[0], prepared.config.cluster
+    commit, modified = git_state(prepared.root)
     runs = max(1, len(prepared.groups))
     jobs = runs * (1 + prepared.chain)
     nodes = cluster.num_nodes + cluster.spare_nodes
-    node_hours = jobs * nodes * hours(cluster.time)
+    node_hours = jobs * nodes * _hours(cluster.time)
     if len(prepared.specs) > 1:
-        node_hours = sum(each.nodes * hours(each.time) for each in prepared.specs)
+        node_hours = sum(each.nodes * _hours(each.time) for each in prepared.specs)
     return {
         "name": spec.name,
         "recipe": {
@@ -52,50 +49,31 @@ def make_manifest(prepared: Prepared) -> dict[str, Any]:
             "variables": masked_variables(prepared.site.variables),
         },
         "container": _container(prepared),
-        "code": {"nemo_rl": nemo_rl.__version__, **_git(prepared.root)},
+        "code": {
+            "nemo_rl": nemo_rl.__version__,
+            "commit": commit,
+            "modified": modified,
+        },
     }
 
 
-def hours(time: str) -> float:
-    """Return SLURM's time limit in hours.
-
-    Example:
-        >>> hours("1-12:00:00"), hours("30"), hours("90:30")
-        (36.0, 0.5, 1.5083333333333333)
-    """
-    match = _TIME.fullmatch(time)
-    if match is None:
-        raise ValueError(f"{time!r} is no time limit")
-    days, *parts = match.groups()
-    given = [int(part) for part in parts if part is not None]
-    if days is not None:  # days-hours[:minutes[:seconds]]
-        h, m, s = (*given, 0, 0)[:3]
-        return int(days) * 24 + h + m / 60 + s / 3600
-    if len(given) == 3:
-        return given[0] + given[1] / 60 + given[2] / 3600
-    m, s = (*given, 0)[:2]
-    return m / 60 + s / 3600
+def _hours(time: str) -> float:
+    """Hours of a time limit; `config` takes those alone that have an end."""
+    return (seconds_of(time) or 0) / 3600
 
 
 def _container(prepared: Prepared) -> dict[str, Any] | None:
+    """What identifies the image; of a registry's only the name is known here."""
     image = image_of(prepared.site, prepared.specs[0].container)
     if image is None:
         return None
     file = image_file(image, prepared.root)
-    known = recorded(file) if file is not None else None
-    return {"image": image, "sha256": known["sha256"] if known else None}
-
-
-def _git(root: Path) -> dict[str, Any]:
-    """Commit of the checkout, and whether files differ from it; None outside git."""
-    if shutil.which("git") is None or not (root / ".git").exists():
-        return {"commit": None, "modified": None}
-
-    def ask(*words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=root, text=True, capture_output=True, check=False
-        )
-        return done.stdout.strip()
-
-    changed = ask("status", "--porcelain", "--untracked-files=no")
-    return {"commit": ask("rev-parse", "HEAD") or None, "modified": bool(changed)}
+    if file is None or not file.is_file():
+        return {"image": image, "sha256": None}
+    known, facts = recorded(file), file.stat()
+    return {
+        "image": image,
+        "sha256": known["sha256"] if known else None,
+        "bytes": facts.st_size,
+        "modified": datetime.fromtimestamp(facts.st_mtime).isoformat(" ", "seconds"),
+    }

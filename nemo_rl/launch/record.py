@@ -27,6 +27,7 @@ FORMAT = 1
 RECORDED = (
     *("NEMO_RL_ROOT", "NEMO_RL_SITE", "NEMO_RL_PYTHON", "NEMO_RL_TMPDIR"),
     *("NEMO_RL_CONTAINER_RUNTIME", "NEMO_RL_CONTAINER", "NEMO_RL_CONTAINER_MOUNTS"),
+    *("NEMO_RL_IMAGE_BYTES", "NEMO_RL_IMAGE_SHA256", "NEMO_RL_CACHE", "HF_HOME"),
     *("NEMO_RL_SRUN_ARGS", "NEMO_RL_MAX_ATTEMPTS", "NEMO_RL_START_TIMEOUT"),
     *("NCCL_IB_HCA", "NCCL_NET", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"),
 )
@@ -79,6 +80,8 @@ def record_start(
         "nodes": allocation.num_nodes,
         "gpus_per_node": allocation.num_gpus,
         "container": environment.get("NEMO_RL_CONTAINER"),
+        "image_sha256": environment.get("NEMO_RL_IMAGE_SHA256"),
+        "image_bytes": int(environment.get("NEMO_RL_IMAGE_BYTES", 0)) or None,
         "root": environment.get("NEMO_RL_ROOT") or str(Path.cwd()),
     }
     if not known and not (run_dir / LAUNCH).exists():
@@ -107,7 +110,8 @@ def read_run(folder: Path) -> dict[str, Any]:
             "nodes": launched.get("nodes"),
             "gpus_per_node": launched.get("gpus_per_node"),
             "container": image.get("image"),
-            "image_sha256": image.get("sha256"),
+            "image_sha256": image.get("sha256") or facts.get("image_sha256"),
+            "image_bytes": image.get("bytes") or facts.get("image_bytes"),
             "commit": code.get("commit"),
             "modified": code.get("modified"),
             "submitted_at": changed_at(folder / LAUNCH),
@@ -132,7 +136,12 @@ def _recorded(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def git_state(root: Path) -> tuple[str | None, bool | None]:
-    """Return commit and whether files differ from it; None outside a repository."""
+    """Return commit and whether files differ from it; None where it is no checkout.
+
+    A repository around an installed copy is somebody else's.
+    """
+    if not (root / ".git").exists():
+        return None, None
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None, None

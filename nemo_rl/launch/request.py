@@ -19,6 +19,7 @@ from nemo_rl.launch.job import JobSpec, find_recipe, make_job
 from nemo_rl.launch.site import LOCAL, Site
 from nemo_rl.launch.sweep import combinations, fits_an_array, parse_nodes
 from nemo_rl.utils.exceptions import LaunchError
+from nemo_rl.utils.secrets import masked_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ def prepare(
 
     Raises:
         ConfigurationError: a value is wrong, or sizes do not fit the model.
-        LaunchError: there is no such recipe or site, or it cannot run there.
+        LaunchError: there is no such recipe or site, it cannot run there, or an
+            override holds a secret.
     """
     root = sites.root_dir()
     path = find_recipe(str(recipe) if recipe else None, root)
@@ -89,6 +91,8 @@ def prepare(
         texts.append(f'cluster.time="{time}"')
     groups = combinations(_sweep_texts(sweep))
     _check_combination(place, chain, groups, run_dir)
+    if place.name != LOCAL:
+        _refuse_secrets([*texts, *(text for group in groups for text in group)])
     made = [
         make_job(path, [*texts, *group], root=root, site=place, run_dir=run_dir)
         for group in groups or [()]
@@ -129,6 +133,21 @@ def _sweep_texts(sweep: Sequence[str] | Mapping[str, Sequence[object]]) -> list[
 def _as_yaml(value: object) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _refuse_secrets(texts: Sequence[str]) -> None:
+    """A job script is kept by SLURM and in the run folder, and others may read both."""
+    keys = {
+        text.partition("=")[0] for text in texts if masked_overrides([text]) != [text]
+    }
+    if keys:
+        raise LaunchError(
+            f"{', '.join(sorted(keys))}: a secret in an override would stand in the "
+            "job script. Take it out and export it in your shell, as HF_TOKEN, "
+            "WANDB_API_KEY or the variable that the recipe names "
+            "(env.llm_judge.api_key_env): jobs inherit the environment they are "
+            "submitted from."
+        )
 
 
 def _check_combination(

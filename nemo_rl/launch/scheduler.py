@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from nemo_rl.launch.slurm_text import (
     SACCT_FORMAT,
@@ -28,7 +29,6 @@ from nemo_rl.utils.exceptions import LaunchError
 
 ASK_AGAIN_S = 2.0
 ANSWER_LIMIT_S = 60.0
-SILENCE_LIMIT_S = 600.0
 _CHANGES_OUTPUT = ("SQUEUE_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT")
 """Beginnings of variables by which users change what the commands print."""
 _NO_SUCH_JOB = ("invalid job id", "no jobs in the system", "not found")
@@ -38,6 +38,7 @@ class SchedulerUnreachable(LaunchError):
     """SLURM's controller does not answer: nothing is known about any job."""
 
 
+Key = TypeVar("Key")
 Runner = Callable[[list[str]], subprocess.CompletedProcess[str]]
 
 
@@ -104,7 +105,7 @@ class Scheduler:
         for attempt in range(2):
             if attempt:
                 self._sleep(ASK_AGAIN_S)
-            job = self._show(job_id) or self._accounts([job_id]).get(job_id)
+            job = self._show(job_id) or self.accounts([job_id]).get(job_id)
             if job is not None:
                 return job
         return None
@@ -119,55 +120,36 @@ class Scheduler:
         Raises:
             SchedulerUnreachable: no answer.
         """
-        expected = set(expected)
-        jobs = self._queue()
-        if expected - set(jobs):
-            self._sleep(ASK_AGAIN_S)
-            jobs |= self._queue()
-        missing = sorted(expected - set(jobs))
-        return jobs | self._accounts(missing)
+        return self._ask(set(expected), lambda job: job.job_id)
+
+    def named(self, labels: Iterable[str]) -> dict[str, Job]:
+        """Return jobs by what sbatch calls them: "17", of an array's task "17_0".
+
+        Those that are missing SLURM does not know (any more); it was asked as `mine`
+        asks.
+
+        Raises:
+            SchedulerUnreachable: no answer.
+        """
+        wanted = set(labels)
+        found = self._ask(wanted, lambda job: job.label, "--array")
+        return {label: job for label, job in found.items() if label in wanted}
 
     def accounts(self, job_ids: Iterable[int]) -> dict[int, Job]:
         """Return what accounting knows of jobs; {} where it is switched off."""
-        return self._accounts(sorted(set(job_ids)))
+        return {job.job_id: job for job in self._accounts(sorted(set(job_ids)))}
 
-    def wait(
-        self,
-        job_id: int,
-        *,
-        poll_s: float = 5.0,
-        limit_s: float | None = None,
-        until: Callable[[Job], bool] = lambda job: job.has_ended,
-    ) -> Job:
-        """Wait until a job has ended, or until `until` says so; return it.
-
-        A controller that is silent for less than 10 minutes is waited for.
-
-        Raises:
-            SchedulerUnreachable: it was silent for longer.
-            LaunchError: SLURM does not know the job.
-            TimeoutError: `limit_s` seconds have passed.
-        """
-        began = heard = time.monotonic()
-        while True:
-            try:
-                job = self.find(job_id)
-                heard = time.monotonic()
-            except SchedulerUnreachable:
-                if time.monotonic() - heard > SILENCE_LIMIT_S:
-                    raise
-                self._sleep(poll_s)
-                continue
-            if job is None:
-                raise LaunchError(
-                    f"SLURM does not know job {job_id}: neither its controller nor "
-                    "accounting. It ended too long ago, or is on another cluster."
-                )
-            if until(job):
-                return job
-            if limit_s is not None and time.monotonic() - began > limit_s:
-                raise TimeoutError(f"job {job_id} is {job.state} after {limit_s:g} s")
-            self._sleep(poll_s)
+    def _ask(
+        self, expected: set[Key], key: Callable[[Job], Key], *words: str
+    ) -> dict[Key, Job]:
+        """Ask the queue, again where an expected job is missing, then accounting."""
+        jobs = {key(job): job for job in self._queue(*words)}
+        if expected - set(jobs):
+            self._sleep(ASK_AGAIN_S)
+            jobs |= {key(job): job for job in self._queue(*words)}
+        missing = expected - set(jobs)
+        numbers = {int(str(name).partition("_")[0]) for name in missing}
+        return jobs | {key(job): job for job in self._accounts(sorted(numbers))}
 
     # ---- orders
 
@@ -188,10 +170,10 @@ class Scheduler:
 
     # ---- commands
 
-    def _queue(self) -> dict[int, Job]:
+    def _queue(self, *words: str) -> list[Job]:
         # All states: for some minutes SLURM remembers how a job ended, too.
         who = f"--user={os.getuid()}"
-        command = ["squeue", "--noheader", "--states=all", who]
+        command = ["squeue", "--noheader", "--states=all", who, *words]
         done = self._run([*command, f"--format={SQUEUE_FORMAT}"])
         if done.returncode:
             raise _unreachable("squeue", done.stderr)
@@ -204,9 +186,9 @@ class Scheduler:
             raise _unreachable("scontrol", done.stderr)
         return job
 
-    def _accounts(self, job_ids: list[int]) -> dict[int, Job]:
+    def _accounts(self, job_ids: list[int]) -> list[Job]:
         if not job_ids or not self._keeps_accounts:
-            return {}
+            return []
         numbers = ",".join(map(str, job_ids))
         command = ["sacct", "--parsable2", "--noheader", "--allocations"]
         try:
@@ -215,11 +197,11 @@ class Scheduler:
             )
         except LaunchError:
             self._keeps_accounts = False
-            return {}
+            return []
         if done.returncode:
             # Switched off, or slurmdbd is down: the same to us, it tells nothing.
             self._keeps_accounts = "disabled" not in done.stderr
-            return {}
+            return []
         return parse_sacct(done.stdout)
 
     def _run_here(self, command: list[str]) -> subprocess.CompletedProcess[str]:

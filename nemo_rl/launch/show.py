@@ -36,8 +36,8 @@ def show(prepared: Prepared, *, as_json: bool) -> int:
         print(table(prepared.groups, [str(k) for k in range(len(prepared.groups))]))
     print(
         f"# at most {manifest['node_hours']} node-hours, {manifest['gpu_hours']} "
-        f"GPU-hours: {manifest['jobs']} jobs of {prepared.first.nodes} nodes, "
-        f"{prepared.first.time} each"
+        f"GPU-hours: {_count(manifest['jobs'], 'job')} of "
+        f"{_count(prepared.first.nodes, 'node')}, {prepared.first.time} each"
     )
     return 0
 
@@ -61,9 +61,10 @@ def say_submitted(jobs: Sequence[Any], prepared: Prepared, *, as_json: bool) -> 
     if folder.is_relative_to(prepared.root):
         folder = folder.relative_to(prepared.root)
     print(
-        f"submitted job {first.job_id}: {prepared.first.nodes} nodes; "
+        f"submitted job {first.job_id}: {_count(prepared.first.nodes, 'node')}; "
         f"log: {folder}/job.log"
     )
+    print(f"look after it: nemo-rl status|logs|cancel {first.job_id}")
     if first.successors:
         print(f"then, each after the one before it: {', '.join(first.successors)}")
         print(f"to end all of them: scancel {' '.join(reversed(first.all_ids))}")
@@ -82,8 +83,14 @@ def see_to_the_end(jobs: Sequence[Any], *, follow_log: bool, as_json: bool) -> i
         print(json.dumps(ends, indent=2))
         return max(codes)
     for code, end in zip(codes, ends, strict=True):
+        # SLURM may still be tidying up after a job that has told its exit code.
+        killed = f", {end['state']}" if end["exit_code"] is None else ""
         print(
-            f"job {end['job_id']}: {end['state']}, exit code {code}, step "
-            f"{end['step']}, checkpoint {end['checkpoint']}"
+            f"job {end['job_id']} ended with exit code {code}{killed}: step "
+            f"{end['step'] or 0}, checkpoint {end['checkpoint'] or 'none'}"
         )
     return max(codes)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -7,13 +7,14 @@ Only formats that SLURM 20.11 to 25 share: `squeue -o`, `scontrol --oneliner`, `
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-SQUEUE_FORMAT = "%A|%T|%D|%L|%M|%S|%V|%N|%E|%P|%r|%j"
+SQUEUE_FORMAT = "%A|%i|%T|%D|%L|%M|%S|%V|%N|%E|%P|%r|%j"
 """Free text comes last, so that a separator in it does no harm."""
 SACCT_FORMAT = (
-    "JobIDRaw,State,ExitCode,NNodes,ElapsedRaw,Submit,Start,End,NodeList,JobName"
+    "JobIDRaw,JobID,State,ExitCode,NNodes,ElapsedRaw,Submit,Start,End,NodeList,JobName"
 )
 ENDED = frozenset(
     {
@@ -24,6 +25,7 @@ ENDED = frozenset(
 )
 """States after which a job does not run again by itself."""
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD"})
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _FIELD = re.compile(r"(?:^|\s)([A-Z][A-Za-z0-9_:/]*)=")
 _NOTHING = {"", "N/A", "NONE", "UNKNOWN", "(NULL)", "INVALID", "NOT_SET", "UNLIMITED"}
 
@@ -36,6 +38,9 @@ class Job:
     """SLURM_JOB_ID of the job's processes; an array's task has its own."""
     state: str
     """Long name without additions: RUNNING, PENDING, CANCELLED ..."""
+    label: str = ""
+    """As sbatch calls it: "17", of an array's task "17_0". The second component of a
+    heterogeneous job is "17+1"."""
     name: str = ""
     reason: str = ""
     """Why it waits, or why it ended."""
@@ -67,29 +72,29 @@ class Job:
         return self.state in WAITING
 
 
-def parse_squeue(text: str) -> dict[int, Job]:
-    """Return the jobs of `squeue --noheader --format=SQUEUE_FORMAT` by number."""
-    jobs = {}
-    count = SQUEUE_FORMAT.count("|")
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split("|", count)]
-        if len(parts) != count + 1 or not parts[0].isdigit():
-            continue
+def parse_squeue(text: str) -> list[Job]:
+    """Return the jobs of `squeue --noheader --format=SQUEUE_FORMAT`.
+
+    Tasks of an array that wait share its number.
+    """
+    jobs = []
+    for parts in _rows(text, SQUEUE_FORMAT.count("|") + 1):
         job = Job(
             job_id=int(parts[0]),
-            state=_state(parts[1]),
-            num_nodes=_count(parts[2]),
-            left_s=seconds_of(parts[3]),
-            elapsed_s=seconds_of(parts[4]),
-            started=time_of(parts[5]),
-            submitted=time_of(parts[6]),
-            nodes=_text(parts[7]),
-            dependency=_text(parts[8]),
-            partition=parts[9],
-            reason=_text(parts[10]),
-            name=parts[11],
+            label=parts[1].removesuffix("+0"),
+            state=_state(parts[2]),
+            num_nodes=_count(parts[3]),
+            left_s=seconds_of(parts[4]),
+            elapsed_s=seconds_of(parts[5]),
+            started=time_of(parts[6]),
+            submitted=time_of(parts[7]),
+            nodes=_text(parts[8]),
+            dependency=_text(parts[9]),
+            partition=parts[10],
+            reason=_text(parts[11]),
+            name=parts[12],
         )
-        jobs[job.job_id] = job
+        jobs.append(job)
     return jobs
 
 
@@ -113,6 +118,7 @@ def parse_scontrol(text: str) -> Job | None:
         left = max(0, limit - elapsed)
     return Job(
         job_id=int(fields["JobId"]),
+        label=_label(fields),
         state=state,
         name=fields.get("JobName", ""),
         reason=_text(fields.get("Reason", "")),
@@ -129,31 +135,28 @@ def parse_scontrol(text: str) -> Job | None:
     )
 
 
-def parse_sacct(text: str) -> dict[int, Job]:
+def parse_sacct(text: str) -> list[Job]:
     """Return the jobs of `sacct --parsable2 --noheader --format=SACCT_FORMAT`.
 
-    Steps (17.batch, 17.0) are left out. Of a job that was requeued the last line is
-    its present run.
+    Steps (17.batch, 17.0) are left out. Of a job that was requeued the last one is its
+    present run.
     """
-    jobs = {}
-    count = SACCT_FORMAT.count(",")
-    for line in text.splitlines():
-        parts = [part.strip() for part in line.split("|", count)]
-        if len(parts) != count + 1 or not parts[0].isdigit():
-            continue
+    jobs = []
+    for parts in _rows(text, SACCT_FORMAT.count(",") + 1):
         job = Job(
             job_id=int(parts[0]),
-            state=_state(parts[1]),
-            exit_code=_exit_code(parts[2]),
-            num_nodes=_count(parts[3]),
-            elapsed_s=_count(parts[4]),
-            submitted=time_of(parts[5]),
-            started=time_of(parts[6]),
-            ended=time_of(parts[7]),
-            nodes=_text(parts[8].replace("None assigned", "")),
-            name=parts[9],
+            label=parts[1].removesuffix("+0"),
+            state=_state(parts[2]),
+            exit_code=_exit_code(parts[3]),
+            num_nodes=_count(parts[4]),
+            elapsed_s=_count(parts[5]),
+            submitted=time_of(parts[6]),
+            started=time_of(parts[7]),
+            ended=time_of(parts[8]),
+            nodes=_text(parts[9].replace("None assigned", "")),
+            name=parts[10],
         )
-        jobs[job.job_id] = job
+        jobs.append(job)
     return jobs
 
 
@@ -164,17 +167,24 @@ def parse_version(text: str) -> tuple[int, int] | None:
 
 
 def seconds_of(text: str) -> int | None:
-    """Return the seconds of "1-02:03:04", "02:03:04" or "03:04"; None of no time.
+    """Return the seconds of a time or time limit; None of none, as "UNLIMITED".
+
+    SLURM writes days-hours[:minutes[:seconds]], hours:minutes:seconds and
+    minutes[:seconds].
 
     Example:
-        >>> seconds_of("1-00:00:10")
-        86410
+        >>> seconds_of("1-00:00:10"), seconds_of("1-12"), seconds_of("30")
+        (86410, 129600, 1800)
     """
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text.strip())
+    match = _TIME.fullmatch(text.strip())
     if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    days, *parts = match.groups()
+    given = [int(part) for part in parts if part is not None]
+    if days is None and len(given) < 3:
+        given.insert(0, 0)
+    hours, minutes, seconds = (*given, 0, 0)[:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def time_of(text: str) -> datetime | None:
@@ -183,6 +193,20 @@ def time_of(text: str) -> datetime | None:
         return datetime.fromisoformat(text.strip())
     except ValueError:
         return None
+
+
+def _rows(text: str, columns: int) -> Iterator[list[str]]:
+    """Yield the cells of lines that begin with a job's number."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.split("|", columns - 1)]
+        if len(cells) == columns and cells[0].isdigit():
+            yield cells
+
+
+def _label(fields: Mapping[str, str]) -> str:
+    if "ArrayJobId" in fields:
+        return f"{fields['ArrayJobId']}_{fields.get('ArrayTaskId', '')}"
+    return fields["JobId"]
 
 
 def _state(text: str) -> str:

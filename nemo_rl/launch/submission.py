@@ -18,7 +18,8 @@ from typing import Any
 
 from nemo_rl.distributed.rank import environment
 from nemo_rl.launch.job import JobSpec
-from nemo_rl.launch.manifest import NAME, make_manifest
+from nemo_rl.launch.manifest import make_manifest
+from nemo_rl.launch.record import LAUNCH
 from nemo_rl.launch.request import Prepared, prepare
 from nemo_rl.launch.script import render
 from nemo_rl.launch.site import LOCAL, Site
@@ -110,7 +111,7 @@ def submit_prepared(prepared: Prepared) -> list[Any]:
             "task_overrides": masked_overrides(job.overrides),
         }
         job.run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(job.run_dir / NAME, job.manifest)
+        write_json(job.run_dir / LAUNCH, job.manifest)
     return jobs
 
 
@@ -138,6 +139,7 @@ def _submit_array(prepared: Prepared) -> list[Any]:
     array = _submit_one(prepared.first, prepared)
     folder = array.run_dir.parent
     kind = type(array)
+    kind.watcher.leave(array.job_id)
     return [
         kind(array.paths.folder, job_id, run_dir=folder / job_id)
         for job_id in (f"{array.job_id}_{k}" for k in range(len(prepared.groups)))

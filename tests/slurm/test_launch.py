@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from nemo_rl.launch.hostlist import expand
+from tests.slurm.secrets import SECRETS, leaks
 
 RECIPE = "grpo_smollm2_cpu"
 LLAMA = "grpo_llama8b"
@@ -72,6 +73,42 @@ print(json.dumps([early, job.done(), job.state, found, job.stdout(), job.exit_co
     assert "trained step 5" in log and "grpo.seed=3" in log
     manifest = json.loads((folder / "launch.json").read_text())
     assert manifest["recipe"]["overrides"] == ["grpo.seed=3", "cluster.num_nodes=1"]
+
+
+def test_secrets_reach_the_job_and_no_file(cluster, checkout, stub):
+    spy = checkout / "spy_agent.sh"
+    spy.write_text(
+        '#!/bin/bash\necho "agent has ${#HF_TOKEN} letters"\n'
+        f'exec {stub["NEMO_RL_PYTHON"]} "$@"\n'
+    )
+    spy.chmod(0o755)
+    env = stub | SECRETS | {"NEMO_RL_PYTHON": str(spy)}
+    with at_most(40, "submitted with secrets"):
+        done = cluster.run(*LAUNCH, "--wait", cwd=checkout, env=env)
+        (number,) = re.findall(r"submitted job (\d+)", done.stdout)
+        results = checkout / "results" / RECIPE
+        log = (results / number / "job.log").read_text()
+        assert f"agent has {len(SECRETS['HF_TOKEN'])} letters" in log
+        # By hand, where the launcher cannot refuse it, an override may hold one.
+        key = "data.dataset_kwargs.token=keyByHandOfTheTests"
+        script = f"recipes/{RECIPE}.sh"
+        by_hand = cluster.submit(script, key, cwd=checkout, env=env)
+        cluster.wait(by_hand, {"COMPLETED"}, 30)
+        assert (
+            "dataset_kwargs.token=***"
+            in (
+                (results / str(by_hand) / "job.log")
+                .read_text()
+                .partition("agent of")[0]
+            )
+        )
+        (results / str(by_hand) / "job.log").unlink()  # The stub prints its words.
+    places = [results, *checkout.glob("slurm-*.log")]
+    assert leaks(*places, also="keyByHandOfTheTests") == []
+    done = cluster.run(*LAUNCH, key, cwd=checkout, env=env, check=False)
+    assert done.returncode == 2
+    assert "data.dataset_kwargs.token: a secret in an override" in done.stderr
+    assert "keyByHandOfTheTests" not in done.stdout + done.stderr
 
 
 def test_a_failure_raises_with_the_end_of_the_log(cluster, checkout, stub):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_rl.launch.hostlist import expand
+from tests.slurm.secrets import SECRETS, leaks
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -85,7 +86,7 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
         "grpo.max_num_steps=2",
     ]
     arguments = ["--nodes=3", RECIPE, *training, *sizes]
-    run = Run(cluster, checkout, job_env, arguments)
+    run = Run(cluster, checkout, job_env | SECRETS, arguments)
     nodes = run.finish(150)["NodeList"]
     log = run.log()
     assert "3 nodes, 2 CPUs and 0 GPUs each, up in" in log
@@ -103,6 +104,7 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
         f"attempt 0 on {nodes}"
         in (checkout / f"slurm-grpo_smollm2_cpu-{run.number}.log").read_text()
     )
+    assert leaks(run.folder, *checkout.glob("slurm-*.log")) == []
 
 
 def test_a_users_mistake_ends_the_job_with_2(cluster, checkout, job_env, training):

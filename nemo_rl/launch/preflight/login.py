@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_rl.launch import submission
+from nemo_rl.launch.container import image_file
 from nemo_rl.launch.job import JobSpec
 from nemo_rl.launch.preflight.checks import (
     USER,
@@ -25,6 +26,7 @@ from nemo_rl.launch.preflight.checks import (
     skipped,
 )
 from nemo_rl.launch.site import GPUS_PER_NODE, Site
+from nemo_rl.launch.slurm_text import seconds_of
 from nemo_rl.utils import env
 from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.secrets import key_is_secret, variable_is_secret
@@ -77,21 +79,6 @@ def slurm(context: Context) -> Finding:
     return ok(text, limit)
 
 
-def minutes(text: str) -> float | None:
-    """Return the minutes of one of SLURM's times; None where there is no limit."""
-    if text.upper() in ("UNLIMITED", "INFINITE", "NONE", "N/A"):
-        return None
-    days, dash, rest = text.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
-    if dash:
-        hours, mins, secs = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, mins, secs = parts
-    else:
-        hours, (mins, secs) = 0, (*parts, 0)[:2]
-    return int(days or 0) * 1440 + hours * 60 + mins + secs / 60
-
-
 def partition(context: Context) -> Finding:
     """Whether the partition is up and allows the recipe's time, nodes and GPUs."""
     spec: JobSpec | None = context.extra.get("spec")
@@ -128,7 +115,7 @@ def _beyond(spec: JobSpec, facts: Mapping[str, str]) -> list[str]:
     wrong = []
     if facts.get("State", "UP") != "UP":
         wrong.append(f"it is {facts['State']}")
-    allowed, asked = minutes(facts.get("MaxTime", "UNLIMITED")), minutes(spec.time)
+    allowed, asked = seconds_of(facts.get("MaxTime", "")), seconds_of(spec.time)
     if allowed is not None and (asked or 0) > allowed:
         wrong.append(f"time {spec.time} is beyond {facts['MaxTime']}")
     for key in ("MaxNodes", "TotalNodes"):
@@ -200,21 +187,22 @@ def image(context: Context) -> Finding:
     if runtime == "apptainer" and not shutil.which("apptainer"):
         text = "apptainer is not on this machine; nodes may have it"
         return bad(text, limit, "load its module in the job", verdict=WARN)
-    if not name.endswith((".sqsh", ".sif")) and not name.startswith(("/", "./")):
+    file = image_file(name, context.extra.get("root", Path()))
+    if file is None:
         text = f"{name} is in a registry: every node would fetch it"
         better = "import it once into a file on shared storage"
         return bad(text, limit, better, verdict=WARN)
     try:
-        with Path(name).open("rb") as file:
-            begin = file.read(1 << 12)
+        with file.open("rb") as content:
+            begin = content.read(1 << 12)
     except OSError as error:
         return bad(f"{name}: {error.strerror}", limit, cure, blame=USER)
     kinds = {".sqsh": b"hsqs", ".sif": b"SIF_MAGIC"}
-    magic = kinds.get(Path(name).suffix)
+    magic = kinds.get(file.suffix)
     if magic and magic not in begin:
         broken = "import or copy it again"
-        return bad(f"{name} is no {Path(name).suffix} file", limit, broken, blame=USER)
-    return ok(f"{name}, {Path(name).stat().st_size / 1e9:.1f} GB", limit)
+        return bad(f"{name} is no {file.suffix} file", limit, broken, blame=USER)
+    return ok(f"{name}, {file.stat().st_size / 1e9:.1f} GB", limit)
 
 
 def mounts(context: Context) -> Finding:

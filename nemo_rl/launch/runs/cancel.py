@@ -97,7 +97,7 @@ def cancel(
     if path and run.facts.get("recipe"):
         words = [run.facts["recipe"], *run.facts.get("overrides", ())]
         words += ["--run-dir", str(run.path)]
-        say(f"to go on: python -m nemo_rl.launch {shlex.join(words)}")
+        say(f"to go on: nemo-rl launch {shlex.join(words)}")
     return 0
 
 

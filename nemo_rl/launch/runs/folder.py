@@ -128,6 +128,13 @@ class RunFolder:
         progress = self.path / "PROGRESS"
         return text_of(progress).strip(), changed_at(progress)
 
+    @cached_property
+    def end(self) -> tuple[int, str] | None:
+        """Exit code and job ("17", "17_0") of the last that ended for good, or None."""
+        words = text_of(self.path / "EXIT_CODE").split()
+        known = len(words) == 2 and words[0].isdigit()
+        return (int(words[0]), words[1]) if known else None
+
     @property
     def submitted_at(self) -> float | None:
         """Seconds since 1970; of a run without manifest, when its folder was made."""
@@ -155,6 +162,26 @@ class RunFolder:
             step_s=sum(seconds) / len(seconds) if seconds else None,
             values=values,
         )
+
+    def summary(self) -> dict[str, Any]:
+        """Return what there is: exit_code, step, checkpoint, metrics, run_dir.
+
+        A value that no file tells is None, metrics then {}. They are those of the last
+        step by the logger's names, such as "train/loss".
+        """
+        rows = [row for row in _tail_rows(self.metrics_path) if "step" in row]
+        step = max((row["step"] for row in rows), default=None)
+        metrics: dict[str, Any] = {}
+        for row in rows:
+            if row["step"] == step:
+                metrics |= row
+        return {
+            "exit_code": self.end[0] if self.end else None,
+            "step": step,
+            "checkpoint": self.checkpoint[0] or None,
+            "metrics": {k: v for k, v in metrics.items() if k not in ("step", "time")},
+            "run_dir": str(self.path),
+        }
 
     def curve(self) -> tuple[str, list[float]]:
         """Return the name and all values of the headline, one per step."""

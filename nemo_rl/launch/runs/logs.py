@@ -12,10 +12,11 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from nemo_rl.launch.follow import appended
 from nemo_rl.launch.hostlist import compress
 from nemo_rl.launch.runs import cli
 from nemo_rl.launch.runs.attempt import Attempt, text_of
@@ -25,7 +26,6 @@ from nemo_rl.launch.scheduler import Scheduler, SchedulerUnreachable
 from nemo_rl.utils.exceptions import LaunchError
 
 TAIL_LINES = 200
-POLL_S = 0.5
 ASK_EVERY_S = 15.0
 _BEGINS = re.compile(r"^\S+ \S+ job (\d+): attempt (\d+): ")
 
@@ -143,50 +143,6 @@ def last_lines(path: Path, count: int | None) -> Sequence[str] | Iterator[str]:
         return deque(file, max(0, count))
 
 
-def follow(
-    log: Path,
-    ended: Callable[[], bool],
-    *,
-    start: int = 0,
-    poll_s: float = POLL_S,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[str]:
-    """Yield text as it is appended; a file that is not there yet is waited for.
-
-    All attempts and all jobs of a chain append to the same file, so that a requeue is
-    only a pause.
-
-    Args:
-        log: the file.
-        ended: whether nothing more will be written; asked after each silence.
-        start: byte to begin at.
-        poll_s: seconds between two looks.
-        sleep: waits; for tests.
-    """
-    position = start
-    last = False
-    while True:
-        try:
-            # Opened each time: a network file system then shows the newest state.
-            with log.open("rb") as file:
-                if file.seek(0, 2) < position:
-                    position = 0
-                file.seek(position)
-                data = file.read()
-        except FileNotFoundError:
-            data = b""
-        if data:
-            position += len(data)
-            yield data.decode("utf-8", errors="replace")
-        elif last:
-            return
-        else:
-            # What was written between the last look and the end is read once more.
-            last = ended()
-        if not last:
-            sleep(poll_s)
-
-
 def _follow(run: RunFolder, tail: int | None) -> None:
     start = 0
     if run.log.exists():
@@ -194,7 +150,7 @@ def _follow(run: RunFolder, tail: int | None) -> None:
         _print(last_lines(run.log, tail))
     else:
         print(f"{run.label}: waiting for {run.log}", file=sys.stderr, flush=True)
-    for text in follow(run.log, _Ended(run.path, cli.scheduler_of()), start=start):
+    for text in appended(run.log, _Ended(run.path, cli.scheduler_of()), start=start):
         sys.stdout.write(text)
         sys.stdout.flush()
 

@@ -67,7 +67,7 @@ def render(state: RunState) -> str:
     parts = [f"# {run.label}", f"**{state.state}**{why}"]
     parts.append(_table(["what", "value"], _facts(state)))
     parts += _results(run)
-    parts += ["## Attempts", _attempts(run)]
+    parts += ["## Attempts", _attempts(state)]
     parts += _failures(run)
     parts += ["## Configuration", _configuration(run)]
     return "\n\n".join(parts) + "\n"
@@ -113,10 +113,11 @@ def _facts(state: RunState) -> list[tuple[str, str]]:
         "submitted": _when(run.submitted_at),
         "commit": f"{commit} (with changes)" if facts.get("modified") else commit,
         "image": facts.get("container"),
+        "image bytes": facts.get("image_bytes"),
         "image sha256": facts.get("image_sha256"),
         "node-hours": None if hours is None else f"{hours:.2f}",
         "GPU-hours": f"{hours * gpus:.2f}" if hours and gpus else None,
-        "checkpoint": run.checkpoint[0],
+        "checkpoint": view.relative(run.checkpoint[0], run.path),
         "folder": str(run.path),
     }
     return [(label, str(value)) for label, value in rows.items() if value]
@@ -141,7 +142,8 @@ def _results(run: RunFolder) -> list[str]:
     ]
 
 
-def _attempts(run: RunFolder) -> str:
+def _attempts(state: RunState) -> str:
+    run = state.run
     if not run.attempts:
         return "None began."
     rows = [
@@ -151,7 +153,7 @@ def _attempts(run: RunFolder) -> str:
             _when(attempt.started_at),
             duration(attempt.elapsed_s),
             "-" if attempt.exit_code is None else str(attempt.exit_code),
-            attempt.outcome,
+            state.outcome(attempt),
         )
         for attempt in run.attempts
     ]

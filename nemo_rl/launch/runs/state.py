@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.find import unfolded
 from nemo_rl.launch.runs.folder import RunFolder
 from nemo_rl.launch.scheduler import Scheduler
@@ -21,6 +22,8 @@ EXPECTED_S = 24 * 3600.0
 """A run younger than this that SLURM does not list is asked for once more."""
 FINAL = ("done", "failed", "cancelled", "stopped", "out of time")
 """States after which nothing happens any more."""
+_COUNTING = ("RUNNING", "SUSPENDED", "STOPPED")
+"""States in which an allocation has some of its time left."""
 _ENDS = {
     "CANCELLED": "cancelled",
     "TIMEOUT": "out of time",
@@ -96,6 +99,12 @@ class RunState:
         return "unknown"
 
     @property
+    def brief(self) -> str:
+        """`why` for a narrow table: why it waits is one word of SLURM's."""
+        job = self.job
+        return job.reason if job is not None and job.is_waiting else self.why
+
+    @property
     def why(self) -> str:
         """Why it waits or how it ended; "" where there is nothing to say."""
         job, attempts = self.job, self.run.attempts
@@ -117,12 +126,23 @@ class RunState:
             return f"SLURM says {job.state}{code}"
         return ""
 
+    def outcome(self, attempt: Attempt) -> str:
+        """How an attempt ended, in words; of one that runs SLURM knows it first.
+
+        A container that starts for minutes leaves no sign of life.
+        """
+        job = self.job
+        runs = job is not None and not job.has_ended and not job.is_waiting
+        last = attempt is self.run.attempts[-1]
+        if runs and last and attempt.exit_code is None and not attempt.failure:
+            return "running" if attempt.last_sign else "starting"
+        return attempt.outcome
+
     @property
     def left_s(self) -> float | None:
         """Seconds left of the allocation; None if it does not run or has no limit."""
         job = self.job
-        alive = job is not None and not job.has_ended and not job.is_waiting
-        return job.left_s if job is not None and alive else None
+        return job.left_s if job is not None and job.state in _COUNTING else None
 
     @property
     def submitted_at(self) -> float | None:
@@ -159,7 +179,7 @@ class RunState:
                     "started_at": attempt.started_at,
                     "seconds": attempt.elapsed_s,
                     "exit_code": attempt.exit_code,
-                    "outcome": attempt.outcome,
+                    "outcome": self.outcome(attempt),
                 }
                 for attempt in run.attempts
             ],

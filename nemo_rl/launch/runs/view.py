@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
@@ -64,12 +64,12 @@ def draw_table(states: Sequence[RunState], width: int) -> RenderableType:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for state in states:
-        cells = _cells(state)
+        cells, why = _cells(state), state.why if width >= _NARROW else state.brief
         table.add_row(
             state.run.label,
             state_text(state),
             *(cells[name] for name in numbers),
-            Text(shortened(state.why, 60), style=_LABEL),
+            Text(shortened(why, 60), style=_LABEL),
         )
     return table
 
@@ -110,13 +110,11 @@ def draw_run(state: RunState) -> RenderableType:
         table.add_row(label, value)
     path, saved_at = run.checkpoint
     if path:
-        table.add_row(
-            "checkpoint", f"{_relative(Path(path), run.path)}  {ago(saved_at)}"
-        )
+        table.add_row("checkpoint", f"{relative(path, run.path)}  {ago(saved_at)}")
     table.add_row("log", str(run.log))
     parts: list[RenderableType] = [table]
     if run.attempts:
-        parts.append(draw_attempts(run.attempts))
+        parts.append(draw_attempts(run.attempts, state.outcome))
     if len(state.run.job_ids) > 1:
         numbers = ", ".join(map(str, run.job_ids))
         parts.append(Text(f"jobs of this run: {numbers}", style=_LABEL))
@@ -131,8 +129,10 @@ def draw_run(state: RunState) -> RenderableType:
     )
 
 
-def draw_attempts(attempts: Sequence[Attempt]) -> RenderableType:
-    """The latest attempts, one per line."""
+def draw_attempts(
+    attempts: Sequence[Attempt], outcome: Callable[[Attempt], str]
+) -> RenderableType:
+    """The latest attempts, one per line, and how each ended."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style=_LABEL)
     table.add_column("attempt", no_wrap=True)
     table.add_column("nodes", overflow="ellipsis", no_wrap=True, max_width=24)
@@ -149,7 +149,7 @@ def draw_attempts(attempts: Sequence[Attempt]) -> RenderableType:
             nodes_text(attempt.nodes),
             duration(attempt.elapsed_s),
             "-" if code is None else str(code),
-            Text(attempt.outcome, style=_outcome_style(attempt)),
+            Text(outcome(attempt), style=_outcome_style(attempt)),
         )
     return table
 
@@ -230,8 +230,10 @@ def _training(state: RunState) -> list[tuple[str, RenderableType]]:
     return rows
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+def relative(path: str, folder: Path) -> str:
+    """A path as seen from a folder, or as it is where it lies elsewhere."""
+    inside = bool(path) and Path(path).is_relative_to(folder)
+    return str(Path(path).relative_to(folder)) if inside else path
 
 
 def _outcome_style(attempt: Attempt) -> str:

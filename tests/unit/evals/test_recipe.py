@@ -8,7 +8,7 @@ import yaml
 
 from nemo_rl.api.functional import create_trainer, load_recipe
 from nemo_rl.evals.recipe import EvalRun
-from nemo_rl.launch.run_folder import summary
+from nemo_rl.launch.runs.folder import RunFolder
 from tests.fakes import models
 from tests.fakes.policies import OneWordPolicy
 from tests.fakes.tokenizers import character_tokenizer
@@ -38,7 +38,7 @@ def test_a_recipe_is_evaluated_into_its_run_folder(tmp_path) -> None:
     assert (result.status, result.metrics["pass@2"]) == ("completed", 1.0)
     told = json.loads((run.run_dir / "summary.json").read_text())
     assert told["metrics"]["pass@1"]["value"] == 0.5
-    assert summary(run.run_dir)["metrics"]["eval/pass@1"] == 0.5
+    assert RunFolder(run.run_dir).summary()["metrics"]["eval/pass@1"] == 0.5
 
 
 def test_a_mapping_will_do() -> None:

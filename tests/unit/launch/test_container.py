@@ -13,7 +13,8 @@ from nemo_rl.utils.exceptions import LaunchError
 def own_variables(monkeypatch):
     for name in ("RUNTIME", "MOUNTS"):
         monkeypatch.delenv(f"NEMO_RL_CONTAINER_{name}", raising=False)
-    monkeypatch.delenv("NEMO_RL_CONTAINER", raising=False)
+    for name in ("NEMO_RL_CONTAINER", "NEMO_RL_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def site(runtime, mounts=""):
@@ -51,6 +52,16 @@ def test_what_is_missing_is_named(tmp_path, runtime, image, mounts, message):
     (tmp_path / "x.sqsh").touch()
     with pytest.raises(LaunchError, match=message):
         check_container(site(runtime, mounts), image, tmp_path)
+
+
+def test_a_cache_that_is_mounted_exists(tmp_path, monkeypatch):
+    (tmp_path / "x.sqsh").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    check_container(site("pyxis"), "x.sqsh", tmp_path)
+    monkeypatch.setenv("HF_HOME", "/no/hub")
+    check_container(site("none"), None, tmp_path)
+    with pytest.raises(LaunchError, match="HF_HOME, which is mounted: /no/hub does"):
+        check_container(site("pyxis"), "x.sqsh", tmp_path)
 
 
 def test_images_of_a_registry_are_no_files(tmp_path):

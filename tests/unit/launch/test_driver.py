@@ -63,6 +63,14 @@ def test_absolute_folders_stay(tmp_path):
     assert OneStep.last.config.checkpointing.checkpoint_dir == str(mine)
 
 
+def test_the_configuration_is_kept_without_secrets(tmp_path):
+    override = "data.dataset_kwargs.token=s3cret"
+    assert driver.main([str(RECIPE), override, "--run-dir", str(tmp_path)]) == 0
+    assert OneStep.last.config.data.dataset_kwargs["token"] == "s3cret"
+    text = (tmp_path / "resolved.yaml").read_text()
+    assert "token: '***'" in text and "s3cret" not in text
+
+
 def test_a_preempted_run_ends_with_75(tmp_path, monkeypatch):
     monkeypatch.setattr(OneStep, "status", "preempted")
     assert driver.main([str(RECIPE), "--run-dir", str(tmp_path)]) == 75

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from nemo_rl.launch.follow import follow
+from nemo_rl.launch.scheduler import Scheduler
 
 submitit = pytest.importorskip("submitit", reason="pip install 'nemo_rl[slurm]'")
 
@@ -21,9 +22,11 @@ def slurm(tmp_path, monkeypatch):
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(Job, "watcher", StateWatcher())
+    scheduler = Scheduler(sleep=lambda seconds: None)
+    monkeypatch.setattr(Job, "watcher", StateWatcher(scheduler))
 
-    def answer(squeue="", sacct="exit 1"):
+    def answer(*lines, sacct="exit 1"):
+        squeue = "; ".join(lines)
         bodies = {"squeue": f"echo >> {tmp_path}/asked\n{squeue}", "sacct": sacct}
         for name, body in bodies.items():
             (folder / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -39,15 +42,20 @@ def job(tmp_path, slurm):
     return Job(tmp_path / "submitted", "42", run_dir=tmp_path / "run")
 
 
+def told(begin):
+    """A command that prints a line as squeue would."""
+    return f"echo '{begin}|1|10:00|1:00|N/A|N/A|n1|||None|x'"
+
+
 def test_states_of_many_jobs_by_one_question(tmp_path, slurm):
-    slurm("echo '42_0|RUNNING|n1'; echo '42_1|PENDING|'; echo '43|COMPLETED|n2'")
+    slurm(told("44|42_0|RUNNING"), told("42|42_1|PENDING"), told("43|43|COMPLETED"))
     jobs = [Job(tmp_path, name) for name in ("42_0", "42_1", "43")]
     assert [job.state for job in jobs] == ["RUNNING", "PENDING", "COMPLETED"]
     assert (tmp_path / "asked").read_text() == "\n"
 
 
 def test_one_empty_answer_is_not_the_end(job, slurm):
-    slurm("echo '42|RUNNING|n1'")
+    slurm(told("42|42|RUNNING"))
     assert job.state == "RUNNING"
     slurm("exit 1")  # slurmctld restarts
     for _ in range(9):
@@ -61,9 +69,15 @@ def test_one_empty_answer_is_not_the_end(job, slurm):
     assert job.watcher.get_state("42", mode="cache") == FORGOTTEN
 
 
+def test_a_job_whose_nodes_boot_has_not_ended(job, slurm):
+    for state in ("CONFIGURING", "SUSPENDED", "REQUEUE_HOLD", "STAGE_OUT"):
+        slurm(told(f"42|42|{state}"))
+        assert not job.done(force_check=True), state
+
+
 def test_what_squeue_has_forgotten_accounting_may_know(job, slurm):
-    table = r"JobID|State|NodeList\n42|CANCELLED by 0|n1\n"
-    slurm("echo 'Invalid job id specified' >&2; exit 1", f"printf '{table}'")
+    row = "42|42|CANCELLED by 0|0:15|1|5|Unknown|Unknown|Unknown|n1|x"
+    slurm("exit 0", sacct=f"echo '{row}'")
     assert job.state == "CANCELLED"
     assert job.done()
 
@@ -90,7 +104,7 @@ def test_a_chain_ends_with_its_last_link_or_early(job):
 
 
 def test_cancelled_before_it_began(job, slurm):
-    slurm("echo '42|CANCELLED|'")
+    slurm(told("42|42|CANCELLED"))
     assert job.done(force_check=True) and job.exit_code() == 1
     with pytest.raises(submitit.core.utils.UncompletedJobError, match="is CANCELLED"):
         job.result()

@@ -2,25 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
-from nemo_rl.launch.manifest import hours, make_manifest
+from nemo_rl.launch.manifest import make_manifest
 from nemo_rl.launch.request import prepare
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("30", 0.5),
-        ("90:30", 90.5 / 60),
-        ("04:00:00", 4),
-        ("1-12", 36),
-        ("1-12:30", 36.5),
-        ("1-00:00:36", 24.01),
-    ],
-)
-def test_hours(text, expected):
-    assert hours(text) == pytest.approx(expected)
 
 
 def test_what_it_costs_and_what_it_is_made_of():
@@ -47,9 +30,12 @@ def test_the_images_digest_is_in_it(tmp_path, monkeypatch):
     image.with_name("x.sqsh.json").write_text('{"sha256": "d1g", "bytes": 3}')
     monkeypatch.setenv("NEMO_RL_CONTAINER", str(image))
     prepared = prepare("grpo_llama8b", site="dgx_h100")
-    assert make_manifest(prepared)["container"] == {
-        "image": str(image),
-        "sha256": "d1g",
-    }
+    made = make_manifest(prepared)["container"]
+    assert (made["image"], made["sha256"], made["bytes"]) == (str(image), "d1g", 3)
     image.write_text("abcd")  # No longer the file of the record.
-    assert make_manifest(prepared)["container"]["sha256"] is None
+    made = make_manifest(prepared)["container"]
+    assert (made["sha256"], made["bytes"]) == (None, 4)
+    assert made["modified"][:2] == "20"
+    monkeypatch.setenv("NEMO_RL_CONTAINER", "nvcr.io#nvidia/pytorch:25.01-py3")
+    made = make_manifest(prepare("grpo_llama8b", site="dgx_h100"))["container"]
+    assert made == {"image": "nvcr.io#nvidia/pytorch:25.01-py3", "sha256": None}

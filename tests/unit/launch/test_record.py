@@ -41,11 +41,15 @@ def start(folder, job_id=7):
 def test_a_job_writes_down_what_it_is_without_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "s3cret")
     monkeypatch.setenv("NEMO_RL_CONTAINER", "image.sqsh")
+    # As slurm/container.sh sets them.
+    monkeypatch.setenv("NEMO_RL_IMAGE_BYTES", "3")
+    monkeypatch.setenv("NEMO_RL_IMAGE_SHA256", "0a1b")
     attempt = start(tmp_path)
     facts = read(tmp_path)
     assert (facts["jobs"], facts["nodes"]) == ([7], 2)
     assert facts["overrides"] == ["logger.wandb.api_key=***"]
     assert facts["container"] == "image.sqsh"
+    assert (facts["image_sha256"], facts["image_bytes"]) == ("0a1b", 3)
     began = read(attempt, "attempt.json")
     assert (began["node_names"], began["num_gpus"]) == (["n0", "n1"], 8)
     assert began["environment"]["NEMO_RL_CONTAINER"] == "image.sqsh"

@@ -56,3 +56,19 @@ def test_links_are_only_those_of_a_chain():
 def test_what_does_not_go_together(arguments, message):
     with pytest.raises(LaunchError, match=message):
         prepare(CPU, **arguments)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"overrides": ["data.dataset_kwargs.token=s3cret"]},
+        {"overrides": {"data.dataset_kwargs": {"api_key": "s3cret"}}},
+        {"sweep": ["data.dataset_kwargs.token=s3cret,s4"]},
+    ],
+)
+def test_a_secret_is_not_submitted(asked):
+    with pytest.raises(LaunchError, match=r"data.dataset_kwargs\S*: a secret") as found:
+        prepare(CPU, **asked)
+    assert "s3cret" not in str(found.value)
+    if "overrides" in asked:
+        prepare(CPU, site="local", **asked)

@@ -22,14 +22,13 @@ from nemo_rl.launch.runs.attach import container_words
 from nemo_rl.launch.runs.cancel import dependents
 from nemo_rl.launch.runs.find import all_runs, find_run
 from nemo_rl.launch.runs.folder import RunFolder
-from nemo_rl.launch.runs.logs import follow
 from nemo_rl.launch.runs.report import differences, render
 from nemo_rl.launch.runs.state import RunState
 from nemo_rl.launch.runs.view import draw_run, draw_table
 from nemo_rl.launch.slurm_text import Job
 from nemo_rl.utils.exceptions import LaunchError
 
-QUEUE = "{job}|{state}|2|59:00|1:00|N/A|N/A|{nodes}|{after}|batch|{reason}|x"
+QUEUE = "{job}|{job}|{state}|2|59:00|1:00|N/A|N/A|{nodes}|{after}|batch|{reason}|x"
 
 
 def write_attempt(run, job, number, *, code=None, failure="", nodes=("n0", "n1")):
@@ -343,22 +342,66 @@ def test_reading_stops_where_the_reader_does(root):
     assert done.stderr == ""
 
 
-def test_following_waits_for_the_file_survives_truncation_and_ends(tmp_path):
-    log = tmp_path / "job.log"
-    script = iter(
-        [
-            lambda: log.write_text("one\n"),
-            lambda: log.open("a").write("two\n"),
-            lambda: log.write_text("3\n"),
-        ]
-    )
+def test_an_attempt_that_starts_is_not_over(root, slurm, capsys):
+    path = write_run(root)
+    (path / "attempts" / "17.0").mkdir(parents=True)
+    slurm(line(17))
+    assert main(["status", "17"]) == 0
+    first = capsys.readouterr().out
+    assert "starting" in first and "ended by SLURM" not in first
+    # No sign for minutes, but SLURM says that it runs.
+    folder = write_attempt(path, 17, 0)
+    for status in folder.rglob("*.json"):
+        os.utime(status, (1, 1))
+    assert main(["report", "17"]) == 0
+    assert "ended by SLURM" not in capsys.readouterr().out
+    slurm(line(17, "TIMEOUT"))
+    assert main(["report", "17"]) == 0
+    assert "ended by SLURM" in capsys.readouterr().out
 
-    def sleep(_seconds):
-        next(script, lambda: None)()
 
-    ended = iter([False, False, True])
-    texts = list(follow(log, lambda: next(ended, True), sleep=sleep))
-    assert "".join(texts) == "one\ntwo\n3\n"
+def test_a_narrow_table_says_why_in_a_word(tmp_path):
+    run = RunFolder(write_run(tmp_path))
+    state = RunState(run, {17: job("PENDING", reason="Resources")})
+    assert "the nodes it needs are busy" in drawn(draw_table([state], 130))
+    narrow = drawn(draw_table([state], 80), 80)
+    assert "Resources" in narrow and "busy" not in narrow
+
+
+def test_an_empty_folder_tells_nothing(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.end is None
+    assert run.summary() == {
+        "exit_code": None,
+        "step": None,
+        "checkpoint": None,
+        "metrics": {},
+        "run_dir": str(tmp_path),
+    }
+
+
+def test_a_summary_has_all_metrics_of_the_last_step(tmp_path):
+    rows = [
+        '{"step": 1, "train/loss": 2}',
+        '{"step": 2, "train/loss": 1, "time": "t"}',
+        '{"step": 2, "time": "t", "validation/accuracy": 0.5}',
+        '{"ste',
+    ]
+    # An absolute log_dir, as a recipe may give it.
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "metrics.jsonl").write_text("\n".join(rows))
+    (tmp_path / "resolved.yaml").write_text(f"logger: {{log_dir: {tmp_path}/far}}\n")
+    (tmp_path / "EXIT_CODE").write_text("75 42_1\n")
+    (tmp_path / "PROGRESS").write_text("/runs/step_2\n")
+    run = RunFolder(tmp_path)
+    assert run.end == (75, "42_1")
+    assert run.summary() == {
+        "exit_code": 75,
+        "step": 2,
+        "checkpoint": "/runs/step_2",
+        "metrics": {"train/loss": 1, "validation/accuracy": 0.5},
+        "run_dir": str(tmp_path),
+    }
 
 
 def test_attach_names_node_and_ray(root, slurm, capsys):
@@ -385,9 +428,13 @@ def test_attach_names_node_and_ray(root, slurm, capsys):
         (
             "pyxis",
             ["--container-image=/i.sqsh", "--container-mounts=", "--no-container"],
-            [],
+            ["env", "PYTHONNOUSERSITE=1"],
         ),
-        ("apptainer", [], ["apptainer", "exec", "--bind", "--pwd", "--nv", "/i.sqsh"]),
+        (
+            "apptainer",
+            [],
+            ["apptainer", "exec", "--bind", "--pwd", "--nv", "/i.sqsh", "env"],
+        ),
     ],
 )
 def test_attach_enters_the_container(root, runtime, options, before):

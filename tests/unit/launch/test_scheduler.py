@@ -23,7 +23,7 @@ EMPTY = (0, "", "")
 
 
 def queue(*jobs):
-    lines = [f"{n}|{state}|1|10:00|1:00|N/A|N/A|a1|||None|x" for n, state in jobs]
+    lines = [f"{n}|{n}|{state}|1|10:00|1:00|N/A|N/A|a1|||None|x" for n, state in jobs]
     return (0, "\n".join(lines) + "\n", "")
 
 
@@ -32,7 +32,11 @@ def shown(state, code="0:0"):
 
 
 def account(number, state, code="0:0"):
-    return (0, f"{number}|{state}|{code}|1|60|Unknown|Unknown|Unknown|a1|x\n", "")
+    return (
+        0,
+        f"{number}|{number}|{state}|{code}|1|60|Unknown|Unknown|Unknown|a1|x\n",
+        "",
+    )
 
 
 class Answers:
@@ -108,29 +112,37 @@ def test_an_empty_queue_is_asked_again_and_accounting_once():
     assert "--jobs=18,19" in slurm.asked[-1]
 
 
-def test_waiting_outlasts_a_silent_controller_and_a_requeue():
-    slurm = Answers(
-        scontrol=[
-            shown("RUNNING"),
-            SILENT,
-            shown("COMPLETING"),
-            shown("PENDING"),
-            shown("COMPLETED"),
-        ]
-    )
-    assert slurm.scheduler().wait(17).state == "COMPLETED"
+def test_tasks_of_an_array_by_their_names():
+    waiting = [f"42|42_{k}|PENDING|1|10:00|0:00|N/A|N/A||||None|x" for k in (1, 2)]
+    running = "43|42_0|RUNNING|1|10:00|1:00|N/A|N/A|a1|||None|x"
+    slurm = Answers(squeue=[(0, "\n".join([*waiting, running]), "")])
+    jobs = slurm.scheduler().named(["42_0", "42_1"])
+    assert {label: job.state for label, job in jobs.items()} == {
+        "42_0": "RUNNING",
+        "42_1": "PENDING",
+    }
+    assert (len(slurm.asked), "--array" in slurm.asked[0]) == (1, True)
 
 
-def test_waiting_for_a_job_nobody_knows():
-    slurm = Answers(scontrol=[UNKNOWN], sacct=[EMPTY])
-    with pytest.raises(LaunchError, match="neither its controller nor accounting"):
-        slurm.scheduler().wait(17)
+def test_a_heterogeneous_job_is_known_by_its_leader():
+    parts = [
+        f"{17 + k}|17+{k}|RUNNING|1|10:00|1:00|N/A|N/A|a1|||None|x" for k in (1, 0)
+    ]
+    slurm = Answers(squeue=[(0, "\n".join(parts), "")])
+    jobs = slurm.scheduler().named(["17"])
+    assert [job.job_id for job in jobs.values()] == [17]
+    assert len(slurm.asked) == 1
 
 
-def test_waiting_has_a_limit():
-    slurm = Answers(scontrol=[shown("RUNNING")])
-    with pytest.raises(TimeoutError, match="job 17 is RUNNING"):
-        slurm.scheduler().wait(17, limit_s=0)
+def test_a_task_that_the_queue_has_forgotten_is_in_the_accounts():
+    told = (0, "43|42_0|COMPLETED|0:0|1|60|Unknown|Unknown|Unknown|a1|x\n", "")
+    slurm = Answers(squeue=[EMPTY], sacct=[told])
+    jobs = slurm.scheduler().named(["42_0", "42_1"])
+    assert [(label, job.state) for label, job in jobs.items()] == [
+        ("42_0", "COMPLETED")
+    ]
+    assert (slurm.count("squeue"), slurm.count("sacct")) == (2, 1)
+    assert "--jobs=42" in slurm.asked[-1]
 
 
 def test_cancelling_what_has_ended_is_no_error():

@@ -235,13 +235,16 @@ def test_pyxis_command_line(job):
     words = (job.folder / "srun.args").read_text().splitlines()
     folder = job.folder
     mounts = f"/data:/data:ro,{folder}:{folder},{folder}/run:{folder}/run,/tmp:/tmp"
-    assert words[words.index(f"--container-image={folder}/img.sqsh") :][:5] == [
+    assert words[words.index(f"--container-image={folder}/img.sqsh") :][:7] == [
         f"--container-image={folder}/img.sqsh",
         f"--container-mounts={mounts}",
         f"--container-workdir={folder}",
         "--no-container-mount-home",
-        "python3",
+        "env",
+        "PYTHONNOUSERSITE=1",
+        f"PYTHONPATH={folder}",
     ]
+    assert words[words.index("-m") - 1] == "python3"
 
 
 def test_apptainer_command_line(job):
@@ -253,17 +256,68 @@ def test_apptainer_command_line(job):
     )
     words = (job.folder / "srun.args").read_text().splitlines()
     folder = job.folder
-    assert words[words.index("apptainer") :][:9] == [
+    assert words[words.index("apptainer") :][:10] == [
         "apptainer",
         "exec",
+        "--no-home",
         "--bind",
         f"{folder}:{folder},{folder}/run:{folder}/run,/tmp:/tmp",
         "--pwd",
         str(folder),
         "--nv",
         f"{folder}/img.sif",
-        "python3",
+        "env",
     ]
+    assert words[words.index("-m") - 1] == "python3"
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_what_belongs_to_the_job_wins_over_the_image(job, runtime):
+    image = job.folder / "img.sif"
+    image.write_text("abc")
+    image.with_name("img.sif.json").write_text('{"bytes": 3, "sha256": "0a1b"}')
+    _, log = job(
+        HEAD_SAYS=0,
+        NEMO_RL_CONTAINER_RUNTIME=runtime,
+        NEMO_RL_CONTAINER="img.sif",
+        PYTHONPATH="/mine",
+        NCCL_NET="AWS Libfabric",
+        HF_HOME="/models/hub",
+        NEMO_RL_JUDGE_KEY="s3cret",
+        HF_TOKEN="s3cret",
+        LD_LIBRARY_PATH="/host",
+    )
+    words = (job.folder / "srun.args").read_text().splitlines()
+    inside = words[words.index("env") : words.index("-m") - 1]
+    assert f"PYTHONPATH={job.folder}:/mine" in inside
+    assert {"NCCL_NET=AWS Libfabric", "HF_HOME=/models/hub"} <= set(inside)
+    # For run.json: the file itself need not be seen inside.
+    assert {"NEMO_RL_IMAGE_BYTES=3", "NEMO_RL_IMAGE_SHA256=0a1b"} <= set(inside)
+    assert "/host" not in str(words)
+    assert "s3cret" not in str(words) + log
+    (mounts,) = (word for word in words if f"{job.folder}/run:" in word)
+    assert mounts.endswith(",/models/hub:/models/hub")
+    image.write_text("another one")
+    job(HEAD_SAYS=0, NEMO_RL_CONTAINER_RUNTIME=runtime, NEMO_RL_CONTAINER="img.sif")
+    assert "NEMO_RL_IMAGE_SHA256" not in (job.folder / "srun.args").read_text()
+
+
+def test_a_path_that_cannot_be_mounted_is_refused(job):
+    code, log = job(
+        NEMO_RL_CONTAINER_RUNTIME="pyxis", NEMO_RL_CONTAINER="i", HF_HOME="/a,b"
+    )
+    assert (code, "/a,b cannot be mounted: no ',' or ':'" in log) == (2, True)
+
+
+def test_the_log_shows_no_secrets(job):
+    words = "(data.dataset_kwargs.token=s3 'x={api_key: s3, b: 1}' grpo.seed=3)"
+    _, log = job(overrides=words, HEAD_SAYS=0)
+    begins = next(line for line in log.splitlines() if "attempt 0: r.yaml" in line)
+    shown = (
+        "data.dataset_kwargs.token=*** x={api_key: ***, b: 1} grpo.seed=3 a.b=c d on"
+    )
+    assert shown in begins
+    assert "s3" not in begins.partition("r.yaml")[2]
 
 
 @pytest.mark.parametrize("image", ["nvcr.io#nvidia/x:1", "/a/x.sqsh"])

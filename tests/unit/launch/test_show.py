@@ -25,11 +25,12 @@ def test_a_sweep_is_shown_as_a_table(capsys):
     assert "#SBATCH --array=0-3\n" in out
     assert "run  grpo.seed  policy.learning_rate\n" in out
     assert "3    2          2e-6\n" in out
-    assert "# at most 4.0 node-hours, 0.0 GPU-hours: 4 jobs of 1 nodes" in out
+    assert "# at most 4.0 node-hours, 0.0 GPU-hours: 4 jobs of 1 node," in out
 
 
 def run(number, code):
-    end = {"job_id": str(number), "state": "COMPLETED", "step": 5, "checkpoint": "c"}
+    end = {"job_id": str(number), "state": "RUNNING", "step": 5, "checkpoint": "c"}
+    end["exit_code"] = code
     return SimpleNamespace(
         all_ids=[str(number)], exit_code=lambda: code, summary=lambda: end
     )
@@ -40,8 +41,8 @@ def test_the_worst_end_counts(capsys):
         see_to_the_end([run(1, 0), run(2, 75)], follow_log=False, as_json=False) == 75
     )
     assert capsys.readouterr().out.splitlines() == [
-        "job 1: COMPLETED, exit code 0, step 5, checkpoint c",
-        "job 2: COMPLETED, exit code 75, step 5, checkpoint c",
+        "job 1 ended with exit code 0: step 5, checkpoint c",
+        "job 2 ended with exit code 75: step 5, checkpoint c",
     ]
     assert see_to_the_end([run(1, 0)], follow_log=False, as_json=True) == 0
     assert json.loads(capsys.readouterr().out)[0]["step"] == 5

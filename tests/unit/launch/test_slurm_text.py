@@ -18,13 +18,13 @@ from nemo_rl.launch.slurm_text import (
 )
 
 SQUEUE = """\
-17|RUNNING|2|59:12|0:48|2026-11-21T20:00:00|2026-11-21T19:59:58|gpu[001-002]|(null)|\
+17|17|RUNNING|2|59:12|0:48|2026-11-21T20:00:00|2026-11-21T19:59:58|gpu[001-002]|(null)|\
 batch|None|grpo_llama8b
-18|PENDING|4|1-04:00:00|0:00|2026-11-22T08:30:00|2026-11-21T20:00:01||\
+18|18|PENDING|4|1-04:00:00|0:00|2026-11-22T08:30:00|2026-11-21T20:00:01||\
 afterany:17(unfulfilled)|batch|Dependency|grpo_llama8b
-19|PENDING|1|UNLIMITED|0:00|N/A|2026-11-21T20:00:02|||long|\
+19|19|PENDING|1|UNLIMITED|0:00|N/A|2026-11-21T20:00:02|||long|\
 (ReqNodeNotAvail, UnavailableNodes:gpu[003-004])|name|with a bar
-20|CANCELLED|1|4:00:00|0:00|2026-11-21T20:00:03|2026-11-21T20:00:03|||batch|None|x
+20|5_0|CANCELLED|1|4:00:00|0:00|2026-11-21T20:00:03|2026-11-21T20:00:03|||batch|None|x
 slurm_load_jobs: some warning
 """
 SCONTROL_20_11 = (
@@ -49,17 +49,17 @@ SCONTROL_24_05 = (
     "SubmitLine=sbatch x.sh StepMgrEnabled=Yes\n"
 )
 SACCT = """\
-17|COMPLETED|0:0|2|3600|2026-11-21T20:00:00|2026-11-21T20:01:00|2026-11-21T21:01:00|\
+17|17|COMPLETED|0:0|2|3600|2026-11-21T20:00:00|2026-11-21T20:01:00|2026-11-21T21:01:00|\
 gpu[001-002]|grpo
-17.batch|COMPLETED|0:0|1|3600|2026-11-21T20:01:00|2026-11-21T20:01:00|Unknown|gpu001|b
-18|CANCELLED by 1000|0:15|1|5|2026-11-21T20:00:00|2026-11-21T20:01:00|\
+17.batch|17.batch|COMPLETED|0:0|1|3600|2026-11-21T20:01:00|2026-11-21T20:01:00|Unknown|gpu001|b
+18|18|CANCELLED by 1000|0:15|1|5|2026-11-21T20:00:00|2026-11-21T20:01:00|\
 2026-11-21T20:01:05|gpu003|grpo
-19|FAILED|2:0|1|5|2026-11-21T20:00:00|None|Unknown|None assigned|grpo
+19|19|FAILED|2:0|1|5|2026-11-21T20:00:00|None|Unknown|None assigned|grpo
 """
 
 
 def test_squeue():
-    jobs = parse_squeue(SQUEUE)
+    jobs = {job.job_id: job for job in parse_squeue(SQUEUE)}
     assert sorted(jobs) == [17, 18, 19, 20]
     running, waiting, odd = jobs[17], jobs[18], jobs[19]
     assert (running.state, running.nodes, running.num_nodes) == (
@@ -76,6 +76,7 @@ def test_squeue():
     assert (odd.started, odd.left_s, odd.name) == (None, None, "name|with a bar")
     assert odd.reason == "(ReqNodeNotAvail, UnavailableNodes:gpu[003-004])"
     assert jobs[20].has_ended
+    assert (running.label, jobs[20].label) == ("17", "5_0")
 
 
 def test_formats_have_what_the_parsers_expect():
@@ -89,6 +90,7 @@ def test_scontrol_of_a_running_job():
     assert (job.nodes, job.num_nodes) == ("gpu[001-002]", 2)
     assert job.left_s == 4 * 3600 - 60
     assert (job.exit_code, job.ended, job.dependency) == (0, None, "")
+    assert job.label == "17"
     assert job.submitted == datetime(2026, 11, 21, 20)
 
 
@@ -100,13 +102,18 @@ def test_scontrol_of_an_ended_job_in_two_states():
     assert job.num_nodes == 1
 
 
+def test_scontrol_of_an_arrays_task():
+    line = SCONTROL_20_11.replace("JobId=17 ", "JobId=17 ArrayJobId=15 ArrayTaskId=2 ")
+    assert parse_scontrol(line).label == "15_2"
+
+
 def test_scontrol_without_a_job():
     assert parse_scontrol("slurm_load_jobs error: Invalid job id specified\n") is None
     assert parse_scontrol("") is None
 
 
 def test_sacct_leaves_steps_out():
-    jobs = parse_sacct(SACCT)
+    jobs = {job.job_id: job for job in parse_sacct(SACCT)}
     assert sorted(jobs) == [17, 18, 19]
     assert (jobs[17].exit_code, jobs[17].elapsed_s) == (0, 3600)
     assert (jobs[18].state, jobs[18].exit_code) == ("CANCELLED", 143)
@@ -115,7 +122,8 @@ def test_sacct_leaves_steps_out():
 
 def test_a_requeued_job_is_known_by_its_last_line():
     earlier = SACCT.splitlines()[0].replace("COMPLETED", "REQUEUED") + "\n"
-    assert parse_sacct(earlier + SACCT)[17].state == "COMPLETED"
+    found = [job.state for job in parse_sacct(earlier + SACCT) if job.job_id == 17]
+    assert found == ["REQUEUED", "COMPLETED"]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +146,10 @@ def test_versions(text, version):
         ("59:12", 3552),
         ("04:00:00", 14400),
         ("2-00:00:01", 172801),
+        ("30", 1800),
+        ("90:30", 5430),
+        ("2-0", 172800),
+        ("1-06:30", 109800),
         *((word, None) for word in ("UNLIMITED", "INVALID", "N/A", "", "NOT_SET")),
     ],
 )

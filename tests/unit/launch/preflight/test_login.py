@@ -56,21 +56,6 @@ def test_no_slurm_here(context):
     assert "--site local" in found.cure
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("30", 30),
-        ("30:30", 30.5),
-        ("04:00:00", 240),
-        ("2-0", 2880),
-        ("1-06:30:00", 1830),
-        ("UNLIMITED", None),
-    ],
-)
-def test_times(text, expected):
-    assert login.minutes(text) == expected
-
-
 def test_a_job_within_its_partition(asking, slurm):
     found = login.partition(asking())
     assert (found.verdict, found.blame) == ("ok", "node")
