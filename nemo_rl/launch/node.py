@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -227,7 +228,9 @@ class Agent(Watcher):
             env.inherited(), token_file=self.token, temp_dir=self.temp_dir
         )
         log = self.bulletin.path(f"ray-{self.job.node_name}.log")
-        self.ray = Child("ray", command, variables, log)
+        # scancel and preemption send SIGTERM to every process of the step. Without
+        # Ray and its workers nothing could be saved.
+        self.ray = Child("ray", command, variables, log, blocked={signal.SIGTERM})
         return self.ray
 
     def _keep_ray_logs(self) -> None:

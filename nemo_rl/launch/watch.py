@@ -75,6 +75,7 @@ class Watcher:
         self.driver: Child | None = None
         self._signal: int | None = None
         self._asked = False
+        self._terminated = False
         self._next_beat = 0.0
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -159,11 +160,20 @@ class Watcher:
         self._signal = number
 
     def _check_signals(self) -> None:
-        """TERM and INT end us; USR2 or the file PREEMPT are for the driver."""
+        """USR2, a first TERM or the file PREEMPT ask the driver to save; more end us.
+
+        SLURM's KILL follows a TERM; until then nodes stay for the driver's sake.
+        """
         number, self._signal = self._signal, None
-        if number is not None and number != signal.SIGUSR2:
+        file = self.options.run_dir / PREEMPT
+        if number == signal.SIGTERM and not self._terminated:
+            self._terminated = True
+            self.say("TERM: staying until the driver has saved, or a second TERM")
+            if self.job.is_head:
+                file.touch()  # Tells job.sh, too, that somebody asked.
+        elif number is not None and number != signal.SIGUSR2:
             raise StopRequested(f"stopped by signal {number}", STOPPED)
-        asked = number is not None or (self.options.run_dir / PREEMPT).exists()
+        asked = number is not None or file.exists()
         if not asked or self._asked or not self.job.is_head:
             return
         if self.driver is None:
