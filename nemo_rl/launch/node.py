@@ -163,6 +163,9 @@ class Agent(Watcher):
         self.state = "training"
         self.driver = Child("driver", command, variables)
         code = self.until(lambda: self.driver.returncode)
+        if code == 128 + signal.SIGTERM and self.was_asked:
+            self.say("the driver was ended by SIGTERM before or after training")
+            code = REQUEUE
         if self.watchdog is not None and self.watchdog.verdict is not None:
             self.bulletin.record_failure(self.watchdog.verdict.text)
         elif code not in (0, 2, REQUEUE):

@@ -84,6 +84,12 @@ class Watcher:
         """Print one line to the job's log."""
         print(f"[{self.job.node_name}] {text}", flush=True)
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether somebody, by now, wants the job to save and end."""
+        told = self._terminated or self._signal in (signal.SIGTERM, signal.SIGUSR2)
+        return told or (self.options.run_dir / PREEMPT).exists()
+
     def ended(self) -> bool | None:
         """True once the head has said how the job ended, else None."""
         return True if self.bulletin.read(EXIT_CODE) is not None else None
