@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_rl.launch import bulletin as board
@@ -85,29 +86,36 @@ class Agent(Watcher):
 
     def _play(self) -> int:
         """Check the node, then play its role; a spare node waits for the end."""
+        allocated = self.job
         if self.job.is_head:
-            record_start(
-                self.options.run_dir,
-                self.options.attempt_dir,
-                self.job,
-                recipe=self.options.recipe,
-                overrides=self.options.overrides,
-                temp_dir=self.temp_dir,
-            )
+            self._record(allocated)
         if not env.off("NEMO_RL_PREFLIGHT"):
-            chosen = Preflight(self, temp_dir=self.temp_dir).run()
-            if chosen is None:
+            self.job = Preflight(self, temp_dir=self.temp_dir).run()
+            if self.job.is_spare:
                 self.state = "spare"
                 self.until(self.ended)
                 return 0
-            self.job = chosen
-            self.ports = plan_ports(chosen.job_id)
+            if self.job.is_head and not allocated.is_head:
+                self._record(allocated)
+            self.ports = plan_ports(self.job.job_id)
             self.state = "starting"
         env.apply({pulse.FOLDER: str(self.pulses)})
         self.watchdog = NodeWatchdog(self.bulletin, self.job.node_names, self.pulses)
         return self._run_head() if self.job.is_head else self._run_worker()
 
     # ---- head
+
+    def _record(self, allocated: Allocation) -> None:
+        """Write down what this attempt has, the nodes that train first."""
+        names = dict.fromkeys((*self.job.node_names, *allocated.node_names))
+        record_start(
+            self.options.run_dir,
+            self.options.attempt_dir,
+            replace(self.job, num_nodes=allocated.num_nodes, node_names=tuple(names)),
+            recipe=self.options.recipe,
+            overrides=self.options.overrides,
+            temp_dir=self.temp_dir,
+        )
 
     def _run_head(self) -> int:
         write_token(self.token)
