@@ -75,7 +75,6 @@ class Watcher:
         self.driver: Child | None = None
         self._signal: int | None = None
         self._asked = False
-        self._terminated = False
         self._next_beat = 0.0
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -87,7 +86,7 @@ class Watcher:
     @property
     def was_asked(self) -> bool:
         """Whether somebody, by now, wants the job to save and end."""
-        told = self._terminated or self._signal in (signal.SIGTERM, signal.SIGUSR2)
+        told = self._asked or self._signal is not None
         return told or (self.options.run_dir / PREEMPT).exists()
 
     def ended(self) -> bool | None:
@@ -166,19 +165,17 @@ class Watcher:
         self._signal = number
 
     def _check_signals(self) -> None:
-        """USR2, a first TERM or the file PREEMPT ask the driver to save; more end us.
+        """USR2, TERM or the file PREEMPT ask the driver to save; INT ends us.
 
-        SLURM's KILL follows a TERM; until then nodes stay for the driver's sake.
+        KILL follows SLURM's TERM; until then all nodes stay, for the driver's sake.
         """
         number, self._signal = self._signal, None
         file = self.options.run_dir / PREEMPT
-        if number == signal.SIGTERM and not self._terminated:
-            self._terminated = True
-            self.say("TERM: staying until the driver has saved, or a second TERM")
-            if self.job.is_head:
-                file.touch()  # Tells job.sh, too, that somebody asked.
-        elif number is not None and number != signal.SIGUSR2:
+        if number == signal.SIGINT:
             raise StopRequested(f"stopped by signal {number}", STOPPED)
+        if number == signal.SIGTERM and self.job.is_head:
+            self.say("TERM: SLURM wants the nodes back")
+            file.touch()  # Tells job.sh, too, that somebody asked.
         asked = number is not None or file.exists()
         if not asked or self._asked or not self.job.is_head:
             return
