@@ -21,8 +21,8 @@ def always(prompts: list[str], responses: list[str]) -> list[float]:
     return plain(prompts, responses)
 
 
-def five(prompts: list[str], responses: list[str]) -> list[float]:
-    time.sleep(5.0)
+def very(prompts: list[str], responses: list[str]) -> list[float]:
+    time.sleep(15.0)
     return plain(prompts, responses)
 
 
