@@ -30,7 +30,10 @@ begin_link() {
     else
         read -r code job 2>/dev/null < "$RUN_DIR/EXIT_CODE"
         case $code in
-            0) end_link 0 "the run is complete (job $job)" ;;
+            0)
+                [ ! -e "$RUN_DIR/STOPPED" ] || end_link 0 "file STOP ended the run (job $job)"
+                end_link 0 "the run is complete (job $job)"
+                ;;
             2) end_link 2 "job $job was refused; the reason is above" ;;
         esac
         last=$(tail -n 2 "$RUN_DIR/CHAIN" 2>/dev/null | cut -d ' ' -f 2- | sort -u)
@@ -40,6 +43,34 @@ begin_link() {
         say "link $NEMO_RL_CHAIN_LINK of the chain goes on from $now"
     fi
     printf '%s %s\n' "$SLURM_JOB_ID" "$now" >> "$RUN_DIR/CHAIN"
+}
+
+# The links that wait. Each waits for the one before it, so one question finds all.
+waiting_links() {
+    local rows next found='' id=$SLURM_JOB_ID
+    rows=$(squeue --noheader --states=PENDING --user="$(id -un)" --format='%A %E')
+    while
+        next=$(sed -nE "s/^([0-9]+) afterany:$id([^0-9].*)?\$/\1/p" <<< "$rows" | head -n 1)
+        [ -n "$next" ]
+    do
+        found+=${found:+,}$next
+        id=$next
+    done
+    printf '%s\n' "$found"
+}
+
+# A link that did not come to train does not count, and what was wrong with its nodes
+# holds for the links after it.
+leave_link() {
+    local exclude links
+    was_cut_short || return 0
+    sed -i "/^$SLURM_JOB_ID /d" "$RUN_DIR/CHAIN"
+    exclude=$(excluded_nodes)
+    links=$(waiting_links)
+    if [ -n "$exclude" ] && [ -n "$links" ]; then
+        say "asking SLURM to leave $exclude out of the next links, $links"
+        scontrol update "JobId=$links" "ExcNodeList=$exclude"
+    fi
 }
 
 [ -z "${NEMO_RL_CHAIN_LINK:-}" ] || begin_link

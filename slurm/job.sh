@@ -35,14 +35,6 @@ choose_python() {
     printf '%s\n' "${NEMO_RL_PYTHON:-$own}"
 }
 
-# SLURM's warning. The head's agent finds the file and tells the trainer to save. A
-# signal through srun would reach every process of the step, Ray's too.
-# shellcheck disable=SC2329  # called by trap
-on_usr2() {
-    say "USR2: time is nearly up or the job is preempted; asking the trainer to save"
-    touch "$RUN_DIR/PREEMPT"
-}
-
 # Bash runs a trap only between commands: a signal ends wait early, so wait again.
 wait_for_step() {
     while wait "$STEP_PID" 2>/dev/null; STEP_CODE=$?; kill -0 "$STEP_PID" 2>/dev/null; do
@@ -50,14 +42,20 @@ wait_for_step() {
     done
 }
 
-# The head is done, but srun may wait for a node that no longer answers.
+# The head is done, but srun may wait for a node that no longer answers. And somebody
+# may extend the time limit.
 watch_step() {
+    local asked=$EPOCHSECONDS
     while kill -0 "$STEP_PID" 2>/dev/null; do
         if [ -e "$ATTEMPT_DIR/exit_code" ]; then
             for pause in 6 1; do sleep "$pause"; kill -TERM "$STEP_PID" 2>/dev/null; done
             sleep 5
             kill -KILL "$STEP_PID" 2>/dev/null
             return
+        fi
+        if [ "$((EPOCHSECONDS - asked))" -ge "${NEMO_RL_TIME_LIMIT_POLL:-180}" ]; then
+            asked=$EPOCHSECONDS
+            write_end
         fi
         sleep 1
     done
@@ -83,19 +81,21 @@ if ! { mkdir -p "$ATTEMPT_DIR" && chmod 700 "$ATTEMPT_DIR"; }; then
     say "cannot write $RUN_DIR"
     exit 2
 fi
-rm -f "$RUN_DIR/PREEMPT" "$RUN_DIR/CANCEL"
 say "attempt $ATTEMPT on $SLURM_JOB_NODELIST; log in $RUN_DIR/job.log"
 exec >> "$RUN_DIR/job.log" 2>&1
 say "attempt $ATTEMPT: $RECIPE $(shown "${OVERRIDES[@]}" "$@")on $SLURM_JOB_NODELIST"
 report_last_attempt
 
+# shellcheck source=slurm/time.sh
+source "$NEMO_RL_ROOT/slurm/time.sh"
 # shellcheck source=slurm/chain.sh
 source "$NEMO_RL_ROOT/slurm/chain.sh"
 # shellcheck source=slurm/requeue.sh
 source "$NEMO_RL_ROOT/slurm/requeue.sh"
 # shellcheck source=slurm/container.sh
 source "$NEMO_RL_ROOT/slurm/container.sh"
-trap on_usr2 USR2
+obey_stop
+rm -f "$RUN_DIR/STOPPED"
 export PYTHONPATH=$NEMO_RL_ROOT${PYTHONPATH:+:$PYTHONPATH}
 export NEMO_RL_STEP_BEGAN=$EPOCHSECONDS
 read -ra EXTRA <<< "${NEMO_RL_SRUN_ARGS:-}"

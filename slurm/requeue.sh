@@ -13,8 +13,17 @@ excluded_nodes() {
     printf '%s\n' "${old:+$old,}$new"
 }
 
+# Whether this attempt says nothing about progress: nodes failed their checks, or SLURM
+# wanted them for another job. A warning near the time limit is not that.
+was_cut_short() {
+    local end
+    [ ! -s "$ATTEMPT_DIR/exclude" ] || return 0
+    [ -e "$RUN_DIR/PREEMPT" ] || return 1
+    end=$(cat "$NEMO_RL_END_FILE" 2>/dev/null)
+    [ "$end" = unlimited ] || [ "$((${end:-0} - EPOCHSECONDS))" -gt 900 ]
+}
+
 # An attempt that saved no new checkpoint, twice in a row, would never end.
-# CANCEL is made by nemo-rl cancel.
 may_requeue() {
     local before=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
     local last=$before/progress
@@ -27,12 +36,11 @@ may_requeue() {
         say "not requeued: this was attempt $ATTEMPT and NEMO_RL_MAX_ATTEMPTS is ${NEMO_RL_MAX_ATTEMPTS:-20}"
         return 1
     fi
-    # An attempt that failed its checks did not train, but leaves nodes out.
-    if [ -s "$ATTEMPT_DIR/exclude" ]; then
-        cmp -s "$before/exclude" "$ATTEMPT_DIR/exclude" || return 0
+    if [ -s "$ATTEMPT_DIR/exclude" ] && cmp -s "$before/exclude" "$ATTEMPT_DIR/exclude"; then
         say "not requeued: SLURM gave nodes again that it was asked to leave out"
         return 1
     fi
+    ! was_cut_short || return 0
     cp "$RUN_DIR/PROGRESS" "$ATTEMPT_DIR/progress" 2>/dev/null || : > "$ATTEMPT_DIR/progress"
     if [ "$ATTEMPT" -gt 0 ] && [ -e "$last" ] && cmp -s "$last" "$ATTEMPT_DIR/progress"; then
         say "not requeued: two attempts in a row ended without a new checkpoint"
@@ -43,11 +51,18 @@ may_requeue() {
 finish() {
     local code=$1 exclude update
     case $code in
-        0) say "done; results in $RUN_DIR" ;;
+        0)
+            rm -f "$RUN_DIR/STOP" "$RUN_DIR/SAVE" # Too late for both.
+            say "done; results in $RUN_DIR"
+            ;;
         2) say "refused (exit code 2): the reason is above" ;;
         "$REQUEUE_CODE") ;;
         *) say "failed with exit code $code; the first error is above, Ray's logs in $ATTEMPT_DIR" ;;
     esac
+    if [ -n "$END_BY_SLURM" ] && [ "$code" -ne 0 ]; then
+        say "SLURM ended this attempt; last checkpoint: $(cat "$RUN_DIR/PROGRESS" 2>/dev/null || echo none)"
+        exit "$code"
+    fi
     if [ "$code" -eq "$REQUEUE_CODE" ] && may_requeue; then
         say "requeued: the next attempt goes on from $(cat "$RUN_DIR/PROGRESS" 2>/dev/null || echo the start)"
         exclude=$(excluded_nodes)
@@ -64,6 +79,7 @@ finish() {
         fi
         say "scontrol requeue failed: is requeueing forbidden here?"
     fi
+    [ -z "${NEMO_RL_CHAIN_LINK:-}" ] || leave_link
     record_end "$code"
     exit "$code"
 }

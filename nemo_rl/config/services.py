@@ -34,7 +34,9 @@ class CheckpointingConfig(BaseConfig):
     resume: bool = True
     """Continue from the newest complete checkpoint of checkpoint_dir."""
     checkpoint_must_save_by: str | None = None
-    """Save and stop after this much time, "DD:HH:MM:SS"; None: no such limit."""
+    """Save and stop within this much time, "DD:HH:MM:SS"; None: no such limit."""
+    end_margin_s: float = Field(60, ge=0)
+    """Seconds kept free after the last save, before SLURM's time limit."""
     save_optimizer: bool = True
     """Save the optimizer's state; without it a resumed run is not exact."""
     model_save_format: str | None = None

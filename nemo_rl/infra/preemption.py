@@ -1,4 +1,4 @@
-"""PreemptionFlag: "stop at the next step boundary", from a signal, file or deadline.
+"""PreemptionFlag: "save and stop at the next step boundary", from a signal or a file.
 
 It only raises the flag; saving and exit codes belong to the trainer and the driver.
 """
@@ -10,7 +10,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,14 +27,11 @@ _STARTED = time.time()
 class PreemptionFlag:
     """Becomes true once somebody wants this run to save and stop.
 
-    Three sources: SIGUSR2 or SIGTERM, a file `PREEMPT` in the run folder (the job
-    script touches it where a signal does not reach this process), and a deadline.
+    Two sources: SIGUSR2 or SIGTERM, and a file `PREEMPT` in the run folder (the job
+    script touches it where a signal does not reach this process).
 
     Args:
         run_dir: the run's folder; None for no file.
-        must_save_by_s: seconds after `install`, when to save and stop
-            (`checkpointing.checkpoint_must_save_by`); None for no deadline.
-        clock: seconds, for the deadline.
 
     Example::
 
@@ -46,18 +42,9 @@ class PreemptionFlag:
             save()
     """
 
-    def __init__(
-        self,
-        run_dir: Path | str | None = None,
-        *,
-        must_save_by_s: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run_dir: Path | str | None = None) -> None:
         """Prepare; nothing is watched before `install`."""
         self._file = Path(run_dir) / FILE_NAME if run_dir else None
-        self._allowed_s = must_save_by_s
-        self._clock = clock
-        self._installed_at = clock()
         self._signal: int | None = None
         self._previous: dict[int, Any] = {}
         self._reason = ""
@@ -65,10 +52,8 @@ class PreemptionFlag:
     def install(self) -> PreemptionFlag:
         """Begin to watch. A file left by an earlier start of the job is removed.
 
-        Outside the main thread signals cannot be caught; file and deadline still
-        work.
+        Outside the main thread signals cannot be caught; the file still works.
         """
-        self._installed_at = self._clock()
         self._remove_stale_file()
         if threading.current_thread() is not threading.main_thread():
             log.info("signals are not watched outside the main thread")
@@ -102,10 +87,6 @@ class PreemptionFlag:
             return f"signal {signal.Signals(self._signal).name}"
         if self._file is not None and self._file.exists():
             return f"file {self._file}"
-        if self._allowed_s is not None:
-            passed = self._clock() - self._installed_at
-            if passed >= self._allowed_s:
-                return "checkpointing.checkpoint_must_save_by has been reached"
         return ""
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

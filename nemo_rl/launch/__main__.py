@@ -9,7 +9,7 @@
     nemo-rl eval --help       a model's answers to a data set, scored
     nemo-rl doctor --help     whether machine, site and recipe are ready
     nemo-rl diagnose --help   whether sampling and training of a model agree
-    nemo-rl status | logs | attach | cancel | report RUN      a run and its jobs
+    nemo-rl status | logs | attach | save | stop | cancel | report RUN   a run's jobs
 
 `nemo-rl launch`, `nemo-rl` and `python -m nemo_rl.launch` are the same. It needs no
 torch: a wrong size fails on the login node, not in the queue.
@@ -28,7 +28,7 @@ from nemo_rl.launch import driver, images, site, submission
 from nemo_rl.launch.preflight import doctor
 from nemo_rl.launch.rehearsal.front import rehearse
 from nemo_rl.launch.request import Prepared, prepare
-from nemo_rl.launch.runs import attach, cancel, logs, report, status
+from nemo_rl.launch.runs import ask, attach, cancel, logs, report, status
 from nemo_rl.launch.script import render
 from nemo_rl.launch.show import say_submitted, see_to_the_end, show
 from nemo_rl.models import diagnose
@@ -45,7 +45,9 @@ COMMANDS = {
     "import-image": images.main,
     "logs": logs.main,
     "report": report.main,
+    "save": ask.save_main,
     "status": status.main,
+    "stop": ask.stop_main,
 }
 """First word of the command line -> what it is handed to."""
 

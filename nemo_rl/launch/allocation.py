@@ -43,7 +43,7 @@ class Allocation:
     num_nodes: int
     """Nodes of the job."""
     node_names: tuple[str, ...]
-    """All nodes, by index."""
+    """All nodes, by index; of those that train, and behind them a spare one itself."""
     num_cpus: int
     """CPUs of the job on this node; never the host's total."""
     num_gpus: int
@@ -60,6 +60,11 @@ class Allocation:
     def is_head(self) -> bool:
         """Whether this node runs Ray's head and the driver."""
         return self.node_index == 0
+
+    @property
+    def is_spare(self) -> bool:
+        """Whether this node only waits for the others' end."""
+        return self.node_index >= self.num_nodes
 
     def object_store_bytes(self, shared_memory_free: int) -> int:
         """Return the size of Ray's object store.

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_rl.launch import bulletin as board
@@ -84,29 +86,36 @@ class Agent(Watcher):
 
     def _play(self) -> int:
         """Check the node, then play its role; a spare node waits for the end."""
+        allocated = self.job
         if self.job.is_head:
-            record_start(
-                self.options.run_dir,
-                self.options.attempt_dir,
-                self.job,
-                recipe=self.options.recipe,
-                overrides=self.options.overrides,
-                temp_dir=self.temp_dir,
-            )
+            self._record(allocated)
         if not env.off("NEMO_RL_PREFLIGHT"):
-            chosen = Preflight(self, temp_dir=self.temp_dir).run()
-            if chosen is None:
+            self.job = Preflight(self, temp_dir=self.temp_dir).run()
+            if self.job.is_spare:
                 self.state = "spare"
                 self.until(self.ended)
                 return 0
-            self.job = chosen
-            self.ports = plan_ports(chosen.job_id)
+            if self.job.is_head and not allocated.is_head:
+                self._record(allocated)
+            self.ports = plan_ports(self.job.job_id)
             self.state = "starting"
         env.apply({pulse.FOLDER: str(self.pulses)})
         self.watchdog = NodeWatchdog(self.bulletin, self.job.node_names, self.pulses)
         return self._run_head() if self.job.is_head else self._run_worker()
 
     # ---- head
+
+    def _record(self, allocated: Allocation) -> None:
+        """Write down what this attempt has, the nodes that train first."""
+        names = dict.fromkeys((*self.job.node_names, *allocated.node_names))
+        record_start(
+            self.options.run_dir,
+            self.options.attempt_dir,
+            replace(self.job, num_nodes=allocated.num_nodes, node_names=tuple(names)),
+            recipe=self.options.recipe,
+            overrides=self.options.overrides,
+            temp_dir=self.temp_dir,
+        )
 
     def _run_head(self) -> int:
         write_token(self.token)
@@ -162,6 +171,9 @@ class Agent(Watcher):
         self.state = "training"
         self.driver = Child("driver", command, variables)
         code = self.until(lambda: self.driver.returncode)
+        if code == 128 + signal.SIGTERM and self.was_asked:
+            self.say("the driver was ended by SIGTERM before or after training")
+            code = REQUEUE
         if self.watchdog is not None and self.watchdog.verdict is not None:
             self.bulletin.record_failure(self.watchdog.verdict.text)
         elif code not in (0, 2, REQUEUE):
@@ -227,7 +239,9 @@ class Agent(Watcher):
             env.inherited(), token_file=self.token, temp_dir=self.temp_dir
         )
         log = self.bulletin.path(f"ray-{self.job.node_name}.log")
-        self.ray = Child("ray", command, variables, log)
+        # scancel and preemption send SIGTERM to every process of the step. Without
+        # Ray and its workers nothing could be saved.
+        self.ray = Child("ray", command, variables, log, blocked={signal.SIGTERM})
         return self.ray
 
     def _keep_ray_logs(self) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -30,6 +30,8 @@ class Child:
         command: Sequence[str],
         env: Mapping[str, str],
         log: Path | None = None,
+        *,
+        blocked: Collection[signal.Signals] = (),
     ) -> None:
         """Start it in a session of its own, so that signals for us spare it.
 
@@ -41,21 +43,26 @@ class Child:
             command: program and arguments.
             env: its whole environment.
             log: file for its output; this process's output when None.
+            blocked: signals that neither it nor what it starts will hear.
         """
         self.name = name
         self.log = log
         sys.stdout.flush()
         output = log.open("ab") if log else None
         ours = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # A child inherits this.
-        self._process = subprocess.Popen(
-            list(command),
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            start_new_session=True,
-        )
-        signal.signal(signal.SIGUSR2, ours)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # And this.
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.signal(signal.SIGUSR2, ours)
         if output:
             output.close()
 

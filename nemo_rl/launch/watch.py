@@ -83,6 +83,12 @@ class Watcher:
         """Print one line to the job's log."""
         print(f"[{self.job.node_name}] {text}", flush=True)
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether somebody, by now, wants the job to save and end."""
+        told = self._asked or self._signal is not None
+        return told or (self.options.run_dir / PREEMPT).exists()
+
     def ended(self) -> bool | None:
         """True once the head has said how the job ended, else None."""
         return True if self.bulletin.read(EXIT_CODE) is not None else None
@@ -159,11 +165,18 @@ class Watcher:
         self._signal = number
 
     def _check_signals(self) -> None:
-        """TERM and INT end us; USR2 or the file PREEMPT are for the driver."""
+        """USR2, TERM or the file PREEMPT ask the driver to save; INT ends us.
+
+        KILL follows SLURM's TERM; until then all nodes stay, for the driver's sake.
+        """
         number, self._signal = self._signal, None
-        if number is not None and number != signal.SIGUSR2:
+        file = self.options.run_dir / PREEMPT
+        if number == signal.SIGINT:
             raise StopRequested(f"stopped by signal {number}", STOPPED)
-        asked = number is not None or (self.options.run_dir / PREEMPT).exists()
+        if number == signal.SIGTERM and self.job.is_head:
+            self.say("TERM: SLURM wants the nodes back")
+            file.touch()  # Tells job.sh, too, that somebody asked.
+        asked = number is not None or file.exists()
         if not asked or self._asked or not self.job.is_head:
             return
         if self.driver is None:

@@ -40,8 +40,8 @@ class BaseTrainer(TrainerSetup):
     Attributes:
         policy: what is trained (after set-up).
         state: counters that a resume continues from.
-        run_dir: folder that a relative ``logger.log_dir`` and the PREEMPT file belong
-            to; None for the current folder.
+        run_dir: folder that a relative ``logger.log_dir`` and the files PREEMPT, SAVE
+            and STOP belong to; None for the current folder and no files.
 
     Raises:
         ConfigurationError: the recipe is wrong; every problem is listed.
@@ -171,12 +171,15 @@ class BaseTrainer(TrainerSetup):
                 f"are done. Raise {self.algorithm}.max_num_steps to go on, or choose "
                 "another checkpointing.checkpoint_dir to start anew."
             )
+        if limits := self.deadline.describe():
+            self.console.message(limits)
         self.callbacks.on_train_begin(self)
         if self.state.step == 0 and self.validation.due(0):
             self._validate()
         status = "completed"
         self._batches = self._open_batches()
         while self.state.step < self.total_steps:
+            self._save_if_asked()
             status = self._stop_reason()
             if status != "completed":
                 break
@@ -207,14 +210,44 @@ class BaseTrainer(TrainerSetup):
         if self._stop_requested is not None:
             self.console.message(f"stopping: {self._stop_requested}")
             return "stopped"
+        if self.touch_files.stop:
+            self.console.message(f"stopping: file STOP, after step {self.state.step}")
+            self.touch_files.stopped()
+            return "stopped"
         if self.preemption.requested:
             self.console.message(f"stopping: {self.preemption.reason}")
+            return "preempted"
+        if self._out_of_time():
             return "preempted"
         limit = self.section.max_time_s
         if limit is not None and time.monotonic() - self._started >= limit:
             self.console.message(f"stopping: max_time_s={limit:g} is over")
             return "time_limit"
         return "completed"
+
+    def _out_of_time(self) -> bool:
+        following = self.state.step + 1
+        last = following >= self.total_steps
+        due = self.validation.due(following, last=last)
+        reason = self.deadline.reason(validation=due)
+        if reason and not self._history:
+            reason += ". No step was made in this start: raise the time limit"
+        if reason:
+            self.console.message(f"stopping, another step does not fit: {reason}")
+        return bool(reason)
+
+    def _save_if_asked(self) -> None:
+        if not self.touch_files.save:
+            return
+        step = self.state.step
+        if self.checkpoints is None:
+            self.console.message("file SAVE: checkpointing.enabled is false")
+        elif step == 0:
+            self.console.message("file SAVE: there is no step to save yet")
+        else:
+            self.console.message(f"file SAVE: saving step {step}, then going on")
+            self.save_checkpoint()
+        self.touch_files.saved()
 
     def _one_step(self, batch: Any) -> None:
         step = self.state.step + 1
@@ -224,6 +257,7 @@ class BaseTrainer(TrainerSetup):
         started = time.perf_counter()
         metrics = self._train_step(batch)
         seconds = time.perf_counter() - started
+        self.deadline.took("step", seconds)
         self.state.finish_step(
             samples=int(
                 metrics.get("num_completions", metrics.get("num_samples", batch.size))
@@ -276,6 +310,7 @@ class BaseTrainer(TrainerSetup):
             metrics, metric=name, higher_is_better=checkpointing.higher_is_better
         )
         metrics["timing/validation_s"] = time.perf_counter() - started
+        self.deadline.took("validation", metrics["timing/validation_s"])
         self.timer.reset()
         if self._first_validation is None:
             self._first_validation = result
@@ -306,6 +341,7 @@ class BaseTrainer(TrainerSetup):
         if self.checkpoints is None or (saved is not None and saved.name == newest):
             return
         step, config = self.state.step, self.config.checkpointing
+        started = time.perf_counter()
         with (
             self.phase("checkpoint"),
             self.checkpoints.writing(step, metrics=self._checkpoint_metrics()) as path,
@@ -318,7 +354,10 @@ class BaseTrainer(TrainerSetup):
                 (path / "hf").mkdir()
                 self.policy.save_hf(path / "hf")
             self._save_more(path)
+            so_far = time.perf_counter() - started
+            self.state.seconds = self.deadline.learned(saving_s=so_far)
             self.state.save(path / "trainer_state.json")
+        self.deadline.took("save", time.perf_counter() - started)
         self._checkpoint_path = self.checkpoints.directory / newest
         self.callbacks.on_checkpoint(self, self._checkpoint_path)
         self.console.message(f"saved {self._checkpoint_path}")

@@ -5,6 +5,7 @@ Knows no loop: ``trainers/base.py`` has it. ``_teardown`` undoes ``setup`` in re
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from nemo_rl.environments.interfaces import EnvironmentInterface
 from nemo_rl.infra.assets import resolve_model
 from nemo_rl.infra.checkpointing import CheckpointManager
 from nemo_rl.infra.console import Console, make_console
+from nemo_rl.infra.deadline import Deadline, first_save_s
 from nemo_rl.infra.fingerprint import model_fingerprint
 from nemo_rl.infra.logging import LoggerFacade, setup_logger
 from nemo_rl.infra.monitor import (
@@ -31,6 +33,7 @@ from nemo_rl.infra.monitor import (
 )
 from nemo_rl.infra.preemption import PreemptionFlag
 from nemo_rl.infra.resources import ResourceManager
+from nemo_rl.infra.touch_files import TouchFiles
 from nemo_rl.models.policy.interfaces import PolicyInterface
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.trainers.state import TrainState
@@ -73,8 +76,10 @@ class TrainerSetup:
         self, dataset: Any = None, reward_fn: Any = None, val_dataset: Any = None
     ) -> None:
         """Bring everything up; what needs no worker is checked first."""
+        began = time.time()
         self.setup_inputs(dataset, reward_fn, val_dataset)
         self._setup_checkpointing()
+        self._setup_deadline(began)
         self._setup_logger()
         self._setup_cluster()
         with self.timer.time("setup"):
@@ -217,11 +222,21 @@ class TrainerSetup:
             self.cluster = resources.allocate()
             self._teardown_steps.append(resources.release)
         # After Ray is connected: Ray installs a handler of its own for SIGTERM.
-        self.preemption = PreemptionFlag(
-            self.run_dir,
-            must_save_by_s=self.config.checkpointing.must_save_by_s,
-        ).install()
+        self.preemption = PreemptionFlag(self.run_dir).install()
         self._teardown_steps.append(self.preemption.uninstall)
+
+    def _setup_deadline(self, began: float) -> None:
+        section = self.config.checkpointing
+        allowed = section.must_save_by_s
+        self.deadline = Deadline(
+            margin_s=section.end_margin_s,
+            first_save_s=first_save_s(
+                self.model_folder, with_optimizer=section.save_optimizer
+            ),
+            must_save_by=None if allowed is None else began + allowed,
+            learned=self.state.seconds,
+        )
+        self.touch_files = TouchFiles(self.run_dir)
 
     def _setup_policy(self) -> None:
         self.policy = self._make_policy()

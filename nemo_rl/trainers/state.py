@@ -33,6 +33,7 @@ class TrainState:
         last_validation_step: the last step that was validated; None for none.
         validation_history: one {"step": n, name: number} per validation.
         data: `DataModule.state_dict()`: epoch, position and seed of the data.
+        seconds: what a step, a validation and a save took at most of late.
     """
 
     step: int = 0
@@ -46,6 +47,7 @@ class TrainState:
     last_validation_step: int | None = None
     validation_history: list[dict[str, float]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def finish_step(self, *, samples: int, valid_tokens: int, seconds: float) -> None:
         """Count one completed training step."""
@@ -107,7 +109,8 @@ class TrainState:
                 f"{STATE_FORMAT}. It was written by another version of nemo_rl."
             )
         known = {f.name for f in fields(cls)}
-        missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+        missing = sorted(known - {"seconds"} - set(values))  # A guess will do.
+        unknown = sorted(set(values) - known)
         if missing or unknown:
             raise CheckpointError(
                 "the trainer state was written by another version of nemo_rl: "
@@ -144,7 +147,8 @@ class TrainResult:
         history: the metrics of each step of this start, each with its "step".
         validation_history: one {"step": n, name: number} per validation, over all
             starts.
-        status: "completed", "preempted" (saved and asked to stop) or "time_limit".
+        status: "completed", "stopped" (`stop`, or the file STOP), "preempted" (saved,
+            to be continued) or "time_limit".
         checkpoint_path: the last checkpoint; None if none was saved.
         log_dir: folder of metrics.jsonl and the other logs.
         tensorboard_dir: event files; None where TensorBoard is off.

@@ -1,6 +1,6 @@
 """The one table of the environment variables that nemo_rl reads or sets.
 
-SLURM's and torchrun's are in `distributed.rank`, a site's in `launch.site`.
+SLURM's others and torchrun's are in `distributed.rank`, a site's in `launch.site`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ VARIABLES: dict[str, str] = {
     "NRL_IGNORE_VERSION_MISMATCH": (
         "1: workers may have other library versions than the driver"
     ),
+    "NEMO_RL_END_FILE": "file with the second since 1970 in which SLURM ends the job",
+    "SLURM_JOB_END_TIME": "the same, set by newer versions of SLURM",
     "RAY_ADDRESS": "join this Ray cluster instead of starting one",
     "RAY_USAGE_STATS_ENABLED": "Ray's telemetry; 0 unless set",
     "CUDA_VISIBLE_DEVICES": "the GPUs this process may use",

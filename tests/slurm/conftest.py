@@ -16,6 +16,8 @@ from tests.slurm.cluster import PACKAGES, Cluster, missing_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+GRACE_S = 120
+"""What a job has left when a job of partition "urgent" takes its nodes."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,9 +48,11 @@ def programs() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(programs: None, short_dir: Path) -> Iterator[Cluster]:
-    """Four nodes with two CPUs each."""
+    """Four nodes with two CPUs each, in the partitions batch and urgent."""
     # slurmctld itself would notice a dead node only after slurmd_timeout.
-    with Cluster(short_dir / "slurm", nodes=4, slurmd_timeout=600) as cluster:
+    with Cluster(
+        short_dir / "slurm", nodes=4, slurmd_timeout=600, grace=GRACE_S
+    ) as cluster:
         yield cluster
 
 

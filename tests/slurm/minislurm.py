@@ -175,8 +175,17 @@ AccountingStorageType=accounting_storage/none
                 f"NodeName=gpu[0001-{o.cloud:04d}] CPUs=128 RealMemory=2000000 "
                 "Gres=gpu:8 State=CLOUD"
             )
-        lines.append("PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE")
-        return "\n".join(lines) + "\n"
+        batch = "PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE"
+        if o.grace:
+            # A job of "urgent" takes the nodes of one of "batch", which is requeued.
+            lines += ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"]
+            lines.append(
+                "PartitionName=urgent Nodes=ALL PriorityTier=9 PreemptMode=OFF"
+            )
+            batch += f" PriorityTier=1 GraceTime={o.grace}"
+        if o.user_signal:
+            lines.append("SlurmctldParameters=preempt_send_user_signal")
+        return "\n".join([*lines, batch]) + "\n"
 
     def _await_idle(self) -> None:
         def idle() -> bool:
@@ -215,6 +224,12 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=4096)
     parser.add_argument("--cloud", type=int, default=0)
     parser.add_argument("--slurmd-timeout", type=int, default=300)
+    parser.add_argument(
+        "--grace", type=int, default=0, help="seconds; 0: no urgent jobs"
+    )
+    parser.add_argument(
+        "--user-signal", type=int, default=0, help="1: urgent jobs warn"
+    )
     options = parser.parse_args()
     # SIGKILL for us when the handle's process ends, however it ends.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Rewards beside a recipe: one slow until a requeue, one that ends the job itself."""
+"""Rewards beside a recipe: slow ones, and one that ends the job itself."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ def length(prompts: list[str], responses: list[str]) -> list[float]:
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         time.sleep(2.0)
     return [float(len(response)) for response in responses]
+
+
+def always(prompts: list[str], responses: list[str]) -> list[float]:
+    time.sleep(1.0)
+    return plain(prompts, responses)
+
+
+def very(prompts: list[str], responses: list[str]) -> list[float]:
+    time.sleep(15.0)
+    return plain(prompts, responses)
 
 
 def stopping(prompts: list[str], responses: list[str]) -> list[float]:

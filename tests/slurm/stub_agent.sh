@@ -1,6 +1,7 @@
 #!/bin/bash
 # In the place of the job's Python: an agent that "trains" five steps per job, one every
-# 0.2 s, and saves each. STUB_CODE=2 is refused, 1 fails; STUB_STEPS are needed in all.
+# 0.2 s, and saves each. STUB_CODE=2 is refused, 1 fails; STUB_STEPS are needed in all;
+# node STUB_BAD fails its checks.
 for word; do
     case $word in
         --run-dir=*) run=${word#*=} ;;
@@ -11,6 +12,10 @@ done
 end() { printf %s "$1" > "$attempt/exit_code"; exit "$1"; }
 echo "agent of $SLURM_JOB_ID: $*"
 [ -z "${STUB_CODE:-}" ] || end "$STUB_CODE"
+if [ "$SLURMD_NODENAME" = "${STUB_BAD:-}" ]; then
+    echo "$STUB_BAD" > "$attempt/exclude"
+    end 75
+fi
 mkdir -p "$run/logs"
 step=$(wc -l 2>/dev/null < "$run/logs/metrics.jsonl" || echo 0)
 for _ in 1 2 3 4 5; do

@@ -189,6 +189,26 @@ def test_a_chain_ends_early(cluster, checkout, stub, code, expected, why, ran):
     assert log.count("agent of") == ran
 
 
+def test_the_links_of_a_chain_are_spared_a_bad_node(cluster, checkout, stub):
+    env = stub | {"STUB_BAD": "node0"}
+    busy = cluster.submit("--exclusive", "--nodes=4", "--wrap=sleep 60", cwd=checkout)
+    with at_most(90, "a chain of 3 around a bad node"):
+        chain = [*LAUNCH, "--chain", "2", "--json"]
+        said = json.loads(cluster.run(*chain, cwd=checkout, env=env).stdout)[0]
+        first, *others = map(int, said["job_ids"])
+        cluster.run("scontrol", "update", f"jobid={first}", "reqnodelist=node0")
+        cluster.run("scancel", str(busy))
+        jobs = [cluster.wait(n, {"COMPLETED", "FAILED"}, 60) for n in (first, *others)]
+    assert [job["ExitCode"] for job in jobs] == ["75:0", "0:0", "0:0"]
+    assert [job["ExcNodeList"] for job in jobs] == ["(null)", "node0", "node0"]
+    folder = checkout / "results" / RECIPE / str(first)
+    log = (folder / "job.log").read_text()
+    links = ",".join(map(str, others))
+    assert f"asking SLURM to leave node0 out of the next links, {links}" in log
+    # A link that did not train does not count.
+    assert (folder / "CHAIN").read_text() == f"{others[0]} the start\n"
+
+
 def test_an_array_of_three(cluster, checkout, stub):
     with at_most(60, "an array of 3"):
         sweep = ["--sweep", "grpo.seed=1,2,3", "--wait"]

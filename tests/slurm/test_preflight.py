@@ -59,11 +59,12 @@ def variables(job_env, training):
 
 
 @pytest.fixture
-def full_node(cluster):
+def full_node(cluster, request):
     """A node whose /dev/shm others have filled."""
-    step = ["srun", "--nodelist=node1", "--nodes=1"]
+    name = getattr(request, "param", "node1")
+    step = ["srun", f"--nodelist={name}", "--nodes=1"]
     cluster.run(*step, "fallocate", "--length=1000M", "/dev/shm/full")
-    yield "node1"
+    yield name
     cluster.run(*step, "rm", "/dev/shm/full")
 
 
@@ -149,7 +150,8 @@ def test_a_node_that_fails_is_named_excluded_and_the_job_goes_on_elsewhere(
     assert job.report(1)["train"] == expand(job.job["NodeList"])
 
 
-def test_a_spare_node_takes_the_place_of_one_that_fails(
+@pytest.mark.parametrize("full_node", ["node0"], indirect=True)
+def test_a_spare_node_takes_the_place_of_the_first_one(
     cluster, stand_in, variables, training, full_node
 ):
     skip = {"NEMO_RL_PREFLIGHT_SKIP": "rows"}
@@ -157,12 +159,18 @@ def test_a_spare_node_takes_the_place_of_one_that_fails(
     number = cluster.submit(*arguments, cwd=stand_in, env=variables | skip)
     job = Job(cluster, stand_in, number, 150)
     report = job.report()
-    healthy = [n for n in expand(job.job["NodeList"]) if n != full_node]
-    assert report["failed"] == [full_node]
+    nodes = expand(job.job["NodeList"])
+    healthy = [n for n in nodes if n != full_node]
+    assert nodes[0] == full_node and report["failed"] == [full_node]
     assert report["train"] == healthy and len(healthy) == 2
     assert job.job["Restarts"] == "0"
     assert "2 nodes, 2 CPUs and 0 GPUs each, up in" in job.log
     assert "cluster.num_nodes=2 --run-dir" in job.log
+    # The first of those that train runs the driver.
+    assert f"[{healthy[0]}] the driver ended with exit code 0" in job.log
+    attempt = job.folder / "attempts" / f"{job.folder.name}.0"
+    names = json.loads((attempt / "attempt.json").read_text())["node_names"]
+    assert names == [*healthy, full_node]
 
 
 def test_doctor_asks_the_scheduler(cloud, checkout):

@@ -67,18 +67,6 @@ class Run:
         return "\n".join([str(facts), printed[-2000:], *lines[-40:]])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def limited(cluster, checkout, job_env, training):
-    """A job of one node whose time is up before its training is.
-
-    The first of all, as it waits for the clock: the others run beside it. SLURM sends
-    the signal 30 to 60 s before the end, so 60 to 90 s after the start.
-    """
-    options = ["--nodes=1", "--time=2", "--signal=B:USR2@30", RECIPE]
-    steps = ["grpo.max_num_steps=60", "checkpointing.save_period=20"]
-    return Run(cluster, checkout, job_env, [*options, *training, SLOW, *steps])
-
-
 def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
     """`sbatch --nodes=3` with TP=3: every matrix is spread over three hosts."""
     sizes = [
@@ -140,21 +128,3 @@ def test_a_lost_node_is_named_and_the_job_goes_on_without_it(
     assert f"attempt 0 failed: node {victim} is lost" in run.log()
     assert "resumed from" in run.log()
     assert run.steps() == list(range(1, 31))
-
-
-def test_a_time_limit_saves_requeues_and_resumes(limited):
-    limited.until(
-        lambda: "requeued: the next attempt goes on from" in limited.log(), 240
-    )
-    log = limited.log()
-    assert "USR2: time is nearly up" in log
-    # The driver looks for the file itself; it may have ended before its agent looks.
-    itself = f"stopping: file {limited.folder / 'PREEMPT'}"
-    assert "asking the driver to save and end" in log or itself in log
-    assert "the driver ended with exit code 75" in log
-    saved = log.partition("goes on from ")[2].split()[0]
-    assert 1 <= int(saved.rpartition("step_")[2]) < 60
-    job = limited.finish(120)
-    assert job["Restarts"] == "1"
-    assert f"resumed from {saved}" in limited.log()
-    assert limited.steps() == list(range(1, 61))

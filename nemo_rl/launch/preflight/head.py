@@ -100,11 +100,12 @@ class Head:
         if ring:
             plan = {
                 "nodes": list(verdict.go),
-                "address": own.board.ip,
+                "address": own.board.node_status(verdict.go[0])["ip"],
                 "port": self.meeting_port,
             }
             own.publish("ring", plan)
-            own.join(plan)
+            if self.job.node_name in verdict.go:
+                own.join(plan)
             found = self._ring_results(verdict)
             verdict.add(collective.judge_ring(verdict.go, found, own.kind))
         else:

@@ -37,6 +37,7 @@ KNOWN = {
     *("NEMO_RL_PYTHON", "NEMO_RL_RUN_DIR", GPUS_PER_NODE, "NEMO_RL_TMPDIR"),
     *("NEMO_RL_CONTAINER_RUNTIME", "NEMO_RL_CONTAINER", "NEMO_RL_CONTAINER_MOUNTS"),
     *("NEMO_RL_SRUN_ARGS", "NEMO_RL_START_TIMEOUT", "NEMO_RL_MAX_ATTEMPTS"),
+    "NEMO_RL_TIME_LIMIT_POLL",
 }
 """Variables of a site that bash reads; `utils.env` has the others."""
 

@@ -47,7 +47,7 @@ NAMES = (
 
 
 class Preflight:
-    """One node's part; `run` returns the nodes to go on with."""
+    """One node's part; `run` returns its part in what goes on."""
 
     def __init__(self, watcher: Watcher, *, temp_dir: Path) -> None:
         """Take the allocation, options and bulletin of the agent."""
@@ -62,10 +62,11 @@ class Preflight:
         self.child: Child | None = None
         (self.board.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
 
-    def run(self) -> Allocation | None:
+    def run(self) -> Allocation:
         """Check this node; return the allocation of those that train.
 
-        None on a node that is not among them.
+        On a node that is not among them `is_spare` is true. The first of them runs the
+        driver, whether or not it is the first of the job.
 
         Raises:
             Refused: the recipe or the whole cluster is wrong: another attempt would
@@ -87,13 +88,12 @@ class Preflight:
             if self.child is not None:
                 self.child.end()
         mine = self.job.node_name
-        if mine not in names:
-            return None
+        order = (*names, mine)  # A node that is left out comes last.
         return replace(
             self.job,
-            node_names=tuple(names),
+            node_names=order if mine not in names else tuple(names),
             num_nodes=len(names),
-            node_index=names.index(mine),
+            node_index=order.index(mine),
         )
 
     def _take_part(self, head: Head | None) -> Mapping[str, Any]:

@@ -48,10 +48,9 @@ class Verdict:
 
     @property
     def enough(self) -> bool:
-        """Whether training can go on here; the head must be among its nodes."""
+        """Whether training can go on here."""
         mistakes = any(f.verdict == FAIL and f.blame == USER for f in self.findings)
-        head = self.names[0] in self.go
-        return head and len(self.go) == self.needed and not mistakes
+        return len(self.go) == self.needed and not mistakes
 
     def choose(self) -> None:
         """Take the first healthy nodes."""

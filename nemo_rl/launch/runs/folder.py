@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from nemo_rl.infra.progress import HEADLINES, NAMES, lookup
+from nemo_rl.infra.touch_files import STOPPED
 from nemo_rl.launch import record
 from nemo_rl.launch.record import changed_at
 from nemo_rl.launch.runs.attempt import Attempt, text_of
@@ -139,6 +140,11 @@ class RunFolder:
     def submitted_at(self) -> float | None:
         """Seconds since 1970; of a run without manifest, when its folder was made."""
         return self.facts.get("submitted_at") or changed_at(self.path / ATTEMPTS)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the file STOP ended it."""
+        return (self.path / STOPPED).exists()
 
     @cached_property
     def training(self) -> Training | None:

@@ -84,7 +84,7 @@ class RunState:
                 return "waiting"
             return job.state.lower().replace("_", " ")
         if last is not None and last.exit_code == 0:
-            return "done"
+            return "stopped" if self.run.was_stopped else "done"
         if job is not None and job.state in ("CANCELLED", "TIMEOUT", "DEADLINE"):
             return _ENDS[job.state]
         if last is not None and last.exit_code is not None:
@@ -119,6 +119,8 @@ class RunState:
             return f"the last attempt {attempts[-1].outcome}"
         if self.state == "running":
             return "" if job else "by its signs of life; SLURM was not asked"
+        if self.state == "stopped" and self.run.was_stopped:
+            return "ended by the file STOP (nemo-rl stop)"
         if self.state in ("failed", "stopped") and attempts:
             return attempts[-1].outcome
         if self.state in ("failed", "out of time") and job:

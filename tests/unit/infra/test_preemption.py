@@ -1,4 +1,4 @@
-"""The flag rises by signal, file and deadline, and signals go back afterwards."""
+"""The flag rises by signal and by file, and signals go back afterwards."""
 
 from __future__ import annotations
 
@@ -47,20 +47,6 @@ def test_the_file_of_an_earlier_start_is_removed(tmp_path):
     flag = PreemptionFlag(tmp_path).install()
     flag.uninstall()
     assert not flag.requested and not file.exists()
-
-
-def test_the_deadline_counts_from_install():
-    now = [0.0]
-    flag = PreemptionFlag(must_save_by_s=60.0, clock=lambda: now[0])
-    now[0] = 100.0
-    flag.install()
-    try:
-        now[0] = 159.0
-        assert not flag.requested
-        now[0] = 160.0
-        assert "checkpoint_must_save_by" in flag.reason
-    finally:
-        flag.uninstall()
 
 
 def test_outside_the_main_thread_the_file_still_works(tmp_path):

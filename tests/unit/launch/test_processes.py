@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,14 @@ def test_a_child_ignores_usr2_until_it_handles_it(tmp_path):
     child = Child("c", ["sleep", "0.3"], os.environ, tmp_path / "log")
     child.send(12)
     assert wait(child) == 0
+
+
+def test_a_child_and_its_own_do_not_hear_blocked_signals(tmp_path):
+    command = ["sh", "-c", "sleep 0.4 & wait $!; exit 7"]
+    child = Child("c", command, os.environ, tmp_path / "log", blocked={signal.SIGTERM})
+    os.killpg(child._process.pid, signal.SIGTERM)
+    assert wait(child) == 7
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_end_all_ends_detached_grandchildren():

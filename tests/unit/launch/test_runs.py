@@ -492,6 +492,36 @@ def test_cancel_asks_for_a_checkpoint_and_then_uses_force(root, slurm, capsys):
     assert "last checkpoint: none" in out
 
 
+def test_save_waits_for_the_checkpoint(root, capsys):
+    run = write_run(root)
+    write_attempt(run, 17, 0)
+    trainer = (
+        f"until rm {run}/SAVE; do sleep 0.05; done; echo {run}/s_9 > {run}/PROGRESS"
+    )
+    with subprocess.Popen(["sh", "-c", trainer], stderr=subprocess.DEVNULL):
+        assert main(["save", "x/17", "--root", str(root)]) == 0
+    assert capsys.readouterr().out.startswith("asked x/17 to save after its present")
+    assert main(["save", "x/17", "--wait", "0.1", "--root", str(root)]) == 2
+    assert f"{run}/SAVE was not obeyed within 0:00" in capsys.readouterr().err
+    write_attempt(run, 17, 1, code=1)
+    assert main(["save", "x/17", "--root", str(root)]) == 2
+    text = capsys.readouterr().err
+    assert "x/17 does not train now, its last attempt: failed with exit code 1" in text
+
+
+def test_stop_ends_a_run_for_good(root, slurm, capsys):
+    run = write_run(root)
+    attempt = write_attempt(run, 17, 0)
+    assert main(["stop", "x/17", "--root", str(root)]) == 0
+    assert "asked x/17 to save and end" in capsys.readouterr().out
+    (run / "STOP").rename(run / "STOPPED")
+    (attempt / "exit_code").write_text("0")
+    state = RunState(RunFolder(run), {})
+    assert (state.state, "file STOP" in state.why) == ("stopped", True)
+    assert main(["stop", "x/17", "--root", str(root)]) == 0
+    assert "does not train now; if it starts again, it" in capsys.readouterr().out
+
+
 def test_cancel_of_what_has_ended(root, slurm, capsys):
     write_attempt(write_run(root), 17, 0, code=0)
     slurm(line(17, "COMPLETED"))

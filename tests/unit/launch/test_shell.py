@@ -26,6 +26,9 @@ printf '%s\\n' "$@" > srun.args
 for word; do case $word in --attempt-dir=*) attempt=${word#*=};; esac; done
 [ -z "$PROGRESS_OF_TEST" ] || echo "$PROGRESS_OF_TEST" > "$NEMO_RL_RUN_DIR/PROGRESS"
 [ -z "$EXCLUDE_OF_TEST" ] || echo "$EXCLUDE_OF_TEST" > "$attempt/exclude"
+[ -z "$TERM_OF_TEST" ] || { kill -TERM "$PPID"; sleep 0.3; }
+[ -z "$ASKED_OF_TEST" ] || touch "$NEMO_RL_RUN_DIR/PREEMPT"
+until grep -qs "${END_OF_TEST:-.}" "$NEMO_RL_END_FILE"; do sleep 0.1; done
 [ -z "$HEAD_SAYS" ] || printf '%s' "$HEAD_SAYS" > "$attempt/exit_code"
 exit "${SRUN_CODE:-0}"
 """
@@ -56,7 +59,9 @@ def job(tmp_path):
     end = 'kill "$PPID"; sleep 0.3; kill "$PPID"'
     scontrol = f'echo "$@" >> scontrol.args; [ "$1" != requeue ] || ({end}) &\n'
     scontrol += 'echo "JobId=7 ReqNodeList=(null) ExcNodeList=$EXCLUDED_BEFORE X=1"'
-    for name, body in {"srun": SRUN, "scontrol": scontrol}.items():
+    squeue = 'case $* in *%E) echo "$LINKS_OF_TEST";; *) cat end.says;; esac'
+    (tmp_path / "end.says").write_text("6 2026-01-01T00:00:00\n7 NONE\n")
+    for name, body in {"srun": SRUN, "scontrol": scontrol, "squeue": squeue}.items():
         (folder / name).write_text(f"#!/bin/bash\n{body}\n")
         (folder / name).chmod(0o755)
 
@@ -156,6 +161,55 @@ def test_nodes_that_failed_their_checks_are_left_out(job):
     assert (code, "SLURM gave nodes again that it was asked to" in log) == (75, True)
 
 
+def test_a_preemption_is_no_lack_of_progress(job):
+    saved = {"HEAD_SAYS": 75, "PROGRESS_OF_TEST": "step_1"}
+    for attempt in range(3):  # No time limit, so somebody wanted the nodes.
+        _, log = job(attempt=attempt, ASKED_OF_TEST=1, **saved)
+    assert "not requeued" not in log
+    (job.folder / "end.says").write_text("7 2001-01-01T00:00:00\n")
+    job(attempt=3, ASKED_OF_TEST=1, **saved)
+    code, log = job(attempt=4, ASKED_OF_TEST=1, **saved)
+    assert (code, "two attempts in a row ended without" in log) == (75, True)
+
+
+def test_what_slurm_ends_is_not_requeued_here(job):
+    code, log = job(HEAD_SAYS=75, TERM_OF_TEST=1, PROGRESS_OF_TEST="step_1")
+    assert (code, "ended this attempt; last checkpoint: step_1" in log) == (75, True)
+    assert not (job.folder / "scontrol.args").exists()
+    assert not (job.folder / "run" / "EXIT_CODE").exists()
+    code, log = job(HEAD_SAYS=0, TERM_OF_TEST=1)
+    assert (code, "done; results in" in log) == (0, True)
+
+
+def test_the_end_of_the_job_is_asked_for_and_followed(job):
+    end = job.folder / "run" / "attempts" / "7.0" / "end"
+    job(HEAD_SAYS=0, SLURM_JOB_END_TIME=1_700_000_000)
+    assert end.read_text() == "1700000000\n"
+    job(HEAD_SAYS=0)
+    assert end.read_text() == "unlimited\n"
+    (job.folder / "end.says").write_text("7 2030-01-01T00:00:00\n8 NONE\n")
+    _, log = job(
+        attempt=1, HEAD_SAYS=0, END_OF_TEST=1893456000, NEMO_RL_TIME_LIMIT_POLL=1,
+        SLURM_JOB_END_TIME=1_700_000_000, TZ="UTC",
+    )  # fmt: skip
+    assert "the time limit was changed" in log
+
+
+def test_stop_while_nobody_trains(job):
+    run = job.folder / "run"
+    run.mkdir()
+    (run / "STOP").touch()
+    code, log = job(attempt=1, HEAD_SAYS=75)
+    assert (code, "file STOP: nothing was started" in log) == (0, True)
+    assert not (job.folder / "srun.args").exists() and not (run / "STOP").exists()
+    assert (run / "EXIT_CODE").read_text() == "0 7\n" and (run / "STOPPED").exists()
+    _, log = job(HEAD_SAYS=0, NEMO_RL_CHAIN_LINK=1)
+    assert "nothing to do: file STOP ended the run (job 7)" in log
+    # Submitted again it goes on.
+    job(HEAD_SAYS=0)
+    assert (job.folder / "srun.args").exists() and not (run / "STOPPED").exists()
+
+
 def test_attempts_are_limited(job):
     code, log = job(attempt=2, HEAD_SAYS=75, NEMO_RL_MAX_ATTEMPTS=3)
     assert code == 75
@@ -168,6 +222,17 @@ def test_a_link_of_a_chain_is_not_requeued(job):
     assert not (job.folder / "scontrol.args").exists()
     assert (job.folder / "run" / "EXIT_CODE").read_text() == "75 7\n"
     assert (job.folder / "run" / "CHAIN").read_text() == "7 the start\n"
+
+
+def test_a_link_whose_nodes_fail_does_not_count_and_warns_the_next(job):
+    links = "9 afterany:8(unfulfilled)\n8 afterany:7(unfulfilled)\n70 afterany:77"
+    job(
+        HEAD_SAYS=75, EXCLUDE_OF_TEST="gpu3", EXCLUDED_BEFORE="gpu1",
+        NEMO_RL_CHAIN_LINK=0, LINKS_OF_TEST=links,
+    )  # fmt: skip
+    assert (job.folder / "run" / "CHAIN").read_text() == ""
+    calls = (job.folder / "scontrol.args").read_text().splitlines()
+    assert calls[-1] == "update JobId=8,9 ExcNodeList=gpu1,gpu3"
 
 
 @pytest.mark.parametrize(

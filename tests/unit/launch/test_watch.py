@@ -95,22 +95,31 @@ def test_after_the_end_silence_is_no_failure(make, tmp_path, monkeypatch):
     assert worker.until(worker.ended, 10) is True
 
 
-def test_term_stops_the_agent(make):
-    head = make(0)
-    os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(StopRequested, match="stopped by signal 15") as caught:
-        head.until(never, 10)
+def test_int_stops_the_agent_and_term_does_not(make, monkeypatch):
+    monkeypatch.setattr(watch, "BEAT_S", 0.02)
+    node = make(1)
+    for _ in range(2):  # It stays for the head's sake.
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(NodeLost, match="over"):
+            node.until(never, 0.6, lambda: "over")
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(StopRequested, match="stopped by signal 2") as caught:
+        node.until(never, 10)
     assert caught.value.code == 143
 
 
-def test_a_warning_before_training_requeues(make, tmp_path):
-    (tmp_path / "PREEMPT").touch()
+@pytest.mark.parametrize("how", ["file", "term"])
+def test_a_warning_before_training_requeues(make, tmp_path, how):
+    if how == "file":
+        (tmp_path / "PREEMPT").touch()
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StopRequested, match="before training began") as caught:
         make(0).until(never, 10)
     assert caught.value.code == 75
 
 
-@pytest.mark.parametrize("how", ["file", "signal"])
+@pytest.mark.parametrize("how", ["file", "USR2", "TERM"])
 def test_a_warning_while_training_reaches_the_driver_once(make, tmp_path, capsys, how):
     head = make(0)
     script = "trap 'echo saved; exit 75' USR2; echo up; while :; do sleep 0.05; done"
@@ -122,7 +131,7 @@ def test_a_warning_while_training_reaches_the_driver_once(make, tmp_path, capsys
     if how == "file":
         (tmp_path / "PREEMPT").touch()
     else:
-        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), getattr(signal, f"SIG{how}"))
     assert head.until(lambda: head.driver.returncode, 10) == 75
     assert log.read_text() == "up\nsaved\n"
     assert capsys.readouterr().out.count("asking the driver to save and end") == 1

@@ -6,6 +6,7 @@ The loop around real policies, saving and resuming are tested in tests/functiona
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from nemo_rl.api import functional
 from nemo_rl.api.train import train
 from nemo_rl.trainers.base import BaseTrainer
+from nemo_rl.trainers.builtin_callbacks import LambdaCallback
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils.exceptions import ConfigurationError
 from tests.fakes import models
@@ -22,6 +24,16 @@ from tests.fakes.tokenizers import character_tokenizer
 
 ROWS = [{"prompt": f"{n} + 1 ="} for n in range(8)]
 QUIET = {"console": "off", "tensorboard_enabled": False}
+
+
+class SavedPolicy(OneWordPolicy):
+    """Its checkpoint is a word."""
+
+    def save_checkpoint(self, path: Path, *, with_optimizer: bool = True) -> None:
+        (path / "word").write_text("7")
+
+    def load_checkpoint(self, path: Path) -> None:
+        assert (path / "word").read_text() == "7"
 
 
 class MyAlgoTrainer(BaseTrainer):
@@ -34,7 +46,7 @@ class MyAlgoTrainer(BaseTrainer):
         return config
 
     def __init__(self, config: Any) -> None:
-        super().__init__(config, policy=OneWordPolicy([7]))
+        super().__init__(config, policy=SavedPolicy([7]))
         self._myalgo_config = config.get("myalgo", {})
         self.seen: list[str] = []
 
@@ -114,6 +126,72 @@ def test_stops_at_the_time_limit(folder, sections) -> None:
     )
     result = trainer.fit(dataset=ROWS)
     assert (result.status, result.steps) == ("time_limit", 0)
+
+
+class Asking(Callback):
+    """Touches a file of the run folder in a step."""
+
+    def __init__(self, at: dict[int, str]) -> None:
+        self.at = at
+
+    def on_step_end(self, trainer, step, metrics):
+        if step in self.at:
+            (trainer.run_dir / self.at[step]).touch()
+
+
+def saving(tmp_path: Path) -> dict[str, Any]:
+    """Only the last step saves of itself."""
+    folder = {"checkpoint_dir": str(tmp_path / "checkpoints"), "save_period": 100}
+    return {"enabled": True, "export_hf": False, "metric_name": None, **folder}
+
+
+def test_files_save_and_stop(folder, sections, tmp_path, capsys) -> None:
+    sections["checkpointing"] = saving(tmp_path)
+    sections["logger"]["console"] = "plain"
+    trainer = MyAlgoTrainer.from_pretrained(str(folder), batch_size=2, **sections)
+    trainer.run_dir = tmp_path
+    asking = Asking({1: "SAVE", 3: "STOP"})
+    result = trainer.fit(dataset=ROWS, callbacks=[asking])
+    assert (result.status, result.steps) == ("stopped", 3)
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").glob("step_*"))
+    assert saved == ["step_000001", "step_000003"]
+    assert not (tmp_path / "SAVE").exists() and (tmp_path / "STOPPED").exists()
+    text = capsys.readouterr().out
+    assert "file SAVE: saving step 1, then going on" in text
+    assert "stopping: file STOP, after step 3" in text
+
+
+def test_what_does_not_fit_is_not_begun(
+    folder, sections, tmp_path, monkeypatch, capsys
+) -> None:
+    end = tmp_path / "end"
+    monkeypatch.setenv("NEMO_RL_END_FILE", str(end))
+    sections["checkpointing"] = {**saving(tmp_path), "end_margin_s": 100}
+    sections["logger"]["console"] = "plain"
+
+    def fit(left: float, *callbacks: Callback) -> Any:
+        end.write_text(str(int(time.time() + left)))
+        trainer = MyAlgoTrainer.from_pretrained(str(folder), batch_size=2, **sections)
+        return trainer.fit(ROWS, callbacks=callbacks)
+
+    def shorten(trainer: Any, step: int, metrics: Any) -> None:
+        if step == 2:
+            end.write_text(str(int(time.time()) + 105))
+
+    result = fit(500, LambdaCallback(on_step_end=shorten))
+    # Saving is guessed to take 10 s, and the margin is 100 s.
+    assert (result.status, result.steps) == ("preempted", 2)
+    assert result.checkpoint_path.name == "step_000002"
+    text = capsys.readouterr().out
+    assert "\nthe allocation ends at" in text
+    assert "stopping, another step does not fit: the allocation ends at" in text
+    # The next start knows how long a save takes, and says when there is no hope.
+    state = json.loads((result.checkpoint_path / "trainer_state.json").read_text())
+    assert 0 <= state["seconds"]["save"] < 5
+    result = fit(50)
+    assert (result.status, result.steps) == ("preempted", 2)
+    assert "No step was made in this start: raise the time" in capsys.readouterr().out
+    assert fit(108).status == "completed"
 
 
 def test_a_callback_sees_every_step(folder, sections) -> None:

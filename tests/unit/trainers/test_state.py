@@ -67,6 +67,12 @@ def test_other_versions_are_refused(tmp_path):
         TrainState.from_dict(values)
 
 
+def test_a_state_without_learned_seconds_is_read():
+    values = trained().to_dict()
+    del values["seconds"]
+    assert TrainState.from_dict(values) == trained()
+
+
 def test_a_damaged_file_is_named(tmp_path):
     file = tmp_path / "trainer_state.json"
     for text in (None, "{"):

@@ -82,8 +82,11 @@ def test_a_spare_takes_its_place(tmp_path):
     assert verdict.lines(1)[-1].endswith("training on n[0,2], not needed: n3")
 
 
-def test_a_head_that_fails_cannot_be_replaced():
+def test_a_spare_takes_the_place_of_the_first_node():
     verdict = judged(["n0", "n1", "n2"], ["n0"], needed=2)
+    assert verdict.enough and verdict.go == ("n1", "n2")
+    verdict.enforce(None)
+    verdict = judged(["n0", "n1"], ["n0"], needed=2)
     assert not verdict.enough
     with pytest.raises(NodesFailed, match="node n0"):
         verdict.enforce(None)
