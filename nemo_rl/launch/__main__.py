@@ -51,6 +51,16 @@ COMMANDS = {
 }
 """First word of the command line -> what it is handed to."""
 
+INSTEAD = {
+    "--dry-run": "print configuration, job script and cost; submit nothing",
+    "--rehearse": "play it here: real tokenizer, data and reward, a small random model",
+    "--test-only": "ask SLURM when it would start",
+    "--write": "write recipes/<name>.sh",
+    "--wait": "wait for the end; the exit code is the run's",
+    "--follow": "print the log to the end; the exit code is the run's",
+}
+"""Options that exclude one another: what happens in place of, or after, submitting."""
+
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
@@ -95,30 +105,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a run for each value; several of them: for each combination",
     )
     only = parser.add_mutually_exclusive_group()
-    only.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print configuration, job script and cost; submit nothing",
-    )
-    only.add_argument(
-        "--rehearse",
-        action="store_true",
-        help="play it here: real tokenizer, data and reward, a small random model",
-    )
-    only.add_argument(
-        "--test-only", action="store_true", help="ask SLURM when it would start"
-    )
-    only.add_argument("--write", action="store_true", help="write recipes/<name>.sh")
-    only.add_argument(
-        "--wait",
-        action="store_true",
-        help="wait for the end; the exit code is the run's",
-    )
-    only.add_argument(
-        "--follow",
-        action="store_true",
-        help="print the log to the end; the exit code is the run's",
-    )
+    for name, text in INSTEAD.items():
+        only.add_argument(name, action="store_true", help=text)
     add(
         "--stand-in",
         metavar="MODEL",
