@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 from nemo_rl.launch.hostlist import expand
-from tests.slurm.secrets import SECRETS, leaks
+from tests.slurm.leaking import SECRETS, leaks
 
 RECIPE = "grpo_smollm2_cpu"
 LLAMA = "grpo_llama8b"

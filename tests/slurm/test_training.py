@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nemo_rl.launch.hostlist import expand
-from tests.slurm.secrets import SECRETS, leaks
+from tests.slurm.leaking import SECRETS, leaks
 
 pytestmark = pytest.mark.timeout(500)
 
