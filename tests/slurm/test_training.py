@@ -75,7 +75,7 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
     ]
     arguments = ["--nodes=3", RECIPE, *training, *sizes]
     run = Run(cluster, checkout, job_env | SECRETS, arguments)
-    nodes = run.finish(150)["NodeList"]
+    nodes = run.finish(300)["NodeList"]
     log = run.log()
     assert "3 nodes, 2 CPUs and 0 GPUs each, up in" in log
     assert "the driver ended with exit code 0" in log

@@ -112,7 +112,9 @@ def parser(prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(RECIPE, nargs="?", help="path or name of a recipe")
-    made.add_argument("overrides", nargs="*", metavar="key=value")
+    made.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to the recipe"
+    )
     made.add_argument("--site", help="launch/<site>.env; local: this machine trains")
     made.add_argument("--nodes", type=int, help="cluster.num_nodes")
     made.add_argument("--run-dir", type=Path, help="where the run will write")

@@ -36,7 +36,12 @@ _ABSENT = ...
 def main(argv: Sequence[str] | None = None, program: str = "nemo-rl report") -> int:
     """Command line: RUN [--output FILE] [--no-slurm]."""
     parser = cli.make_parser(program, __doc__)
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE.md")
+    parser.add_argument(
+        *("-o", "--output"),
+        type=Path,
+        metavar="FILE.md",
+        help="write it there, as Markdown",
+    )
     parser.add_argument(
         "--no-slurm", action="store_true", help="ask nobody; read files only"
     )
