@@ -12,8 +12,8 @@ END_BY_SLURM=
 # not say. squeue shows every task of an array; %A is this one's number.
 ask_end() {
     local when
-    when=$(SLURM_TIME_FORMAT=standard squeue --noheader --jobs="$SLURM_JOB_ID" \
-        --format='%A %e' 2>/dev/null | sed -n "s/^$SLURM_JOB_ID //p")
+    when=$(SLURM_TIME_FORMAT=standard timeout 30 squeue --noheader \
+        --jobs="$SLURM_JOB_ID" --format='%A %e' 2>/dev/null | sed -n "s/^$SLURM_JOB_ID //p")
     case $when in
         NONE) echo unlimited ;;
         [0-9]*-*T*) date --date="$when" +%s ;;

@@ -52,9 +52,8 @@ def never():
 
 def test_until_returns_what_it_waited_for_and_beats(make, tmp_path):
     head = make(0)
-    began = time.monotonic()
-    assert head.until(lambda: time.monotonic() - began > 0.1 or None) is True
-    assert Bulletin(tmp_path / "at", "b").node_status("a")["beat"] > 1
+    seen = Bulletin(tmp_path / "at", "b")
+    assert head.until(lambda: seen.node_status("a")["beat"] > 1 or None, 20) is True
 
 
 def test_a_deadline_says_what_was_waited_for(make):
@@ -95,8 +94,7 @@ def test_after_the_end_silence_is_no_failure(make, tmp_path, monkeypatch):
     assert worker.until(worker.ended, 10) is True
 
 
-def test_int_stops_the_agent_and_term_does_not(make, monkeypatch):
-    monkeypatch.setattr(watch, "BEAT_S", 0.02)
+def test_int_stops_the_agent_and_term_does_not(make):
     node = make(1)
     for _ in range(2):  # It stays for the head's sake.
         os.kill(os.getpid(), signal.SIGTERM)
@@ -110,12 +108,13 @@ def test_int_stops_the_agent_and_term_does_not(make, monkeypatch):
 
 @pytest.mark.parametrize("how", ["file", "term"])
 def test_a_warning_before_training_requeues(make, tmp_path, how):
+    head = make(0)
     if how == "file":
         (tmp_path / "PREEMPT").touch()
     else:
         os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(StopRequested, match="before training began") as caught:
-        make(0).until(never, 10)
+        head.until(never, 10)
     assert caught.value.code == 75
 
 
