@@ -27,6 +27,10 @@ from nemo_rl.utils.exceptions import LaunchError
 LOG = "rehearsal.log"
 KEPT = (LOG, "rehearsal.yaml", "logs")
 """What stays in the folder of a rehearsal that failed."""
+OF_A_JOB = ("RAY_ADDRESS", "NEMO_RL_END_FILE", "SLURM_JOB_END_TIME") + (
+    "NEMO_RL_PULSE_DIR",
+)
+"""Variables of a job that the rehearsal may happen to be inside: its Ray, its end."""
 OF_AN_EVALUATION = (*NAMES[:4], "workers", "answers")
 OK, FAILED, LEFT = "ok", "FAILED", "-"
 LAST_LINES = 15
@@ -98,8 +102,8 @@ def _command(prepared: Prepared, folder: Path, stand_in: str | None) -> list[str
 
 def _play(command: Sequence[str], folder: Path, names: Sequence[str]) -> Outcome:
     variables = env.inherited() | {"CUDA_VISIBLE_DEVICES": ""}
-    # Ray belongs to the rehearsal, not to a cluster that happens to be at hand.
-    variables.pop("RAY_ADDRESS", None)
+    for name in OF_A_JOB:
+        variables.pop(name, None)
     with (folder / LOG).open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,

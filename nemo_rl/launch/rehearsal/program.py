@@ -32,7 +32,7 @@ from nemo_rl.launch.rehearsal.shrink import HEAD_DIM, VLLM_HEAD_DIM
 from nemo_rl.launch.rehearsal.staged import (
     Staged,
     alone,
-    check_finite,
+    check_first,
     check_resumed,
     policy_here,
     words_of,
@@ -185,7 +185,7 @@ class Rehearsal:
         first = self._made(staged, self._config(plan.first, full))
         result = first.fit()
         with stages.stage("training"):
-            check_finite(result.history)
+            check_first(result)
         self._report(result)
         if plan.second is None:
             why = "the recipe does not resume, or has no checkpoints"

@@ -6,7 +6,6 @@ It knows `trainers.setup` by the names of its methods alone, and imports nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from nemo_rl.config.backends import generates_apart
@@ -162,13 +161,18 @@ def alone(config: MasterConfig) -> bool:
     return config.cluster.world_size == 1 and not apart
 
 
-def check_finite(history: Sequence[dict[str, float]]) -> None:
-    """Check losses and gradients.
+def check_first(result: Any) -> None:
+    """Check that all steps were trained, with losses and gradients that are numbers.
 
     Raises:
-        TrainingError: one is not a number.
+        TrainingError: they were not.
     """
-    for step in history:
+    if result.steps != STEPS:
+        raise TrainingError(
+            f"training ended after step {result.steps} of {STEPS}, "
+            f"status {result.status!r}: the log says why."
+        )
+    for step in result.history:
         for key in ("loss", "grad_norm"):
             if key in step and not math.isfinite(step[key]):
                 raise TrainingError(

@@ -9,7 +9,7 @@ import pytest
 
 from nemo_rl.api.functional import load_recipe
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
-from nemo_rl.launch.rehearsal.staged import Staged, alone, check_finite, check_resumed
+from nemo_rl.launch.rehearsal.staged import Staged, alone, check_first, check_resumed
 from nemo_rl.launch.rehearsal.stages import Stages
 from nemo_rl.utils.exceptions import DataError, TrainingError
 
@@ -128,9 +128,15 @@ def test_rows_must_fill_a_step_at_full_size():
 
 
 def test_what_must_hold_after_a_rehearsal():
-    check_finite([{"step": 1, "loss": 0.0, "grad_norm": 2.0}])
+    def came_to(steps, grad_norm):
+        history = [{"step": steps, "loss": 0.0, "grad_norm": grad_norm}]
+        return SimpleNamespace(steps=steps, history=history, status="stopped")
+
+    check_first(came_to(2, 1.0))
     with pytest.raises(TrainingError, match="grad_norm=inf in step 2"):
-        check_finite([{"step": 2, "loss": 0.0, "grad_norm": float("inf")}])
+        check_first(came_to(2, float("inf")))
+    with pytest.raises(TrainingError, match="after step 1 of 2, status 'stopped'"):
+        check_first(came_to(1, 1.0))
     saving = SimpleNamespace(checkpointing=SimpleNamespace(checkpoint_dir="there"))
     trainer = SimpleNamespace(config=saving)
     check_resumed(trainer, SimpleNamespace(history=[{"step": 3}]))
