@@ -133,7 +133,7 @@ class Staged:
         text = ", ".join(f"{name} {mean:.2g}" for name, mean in found.items())
         text = f"mean reward of the expected answers: {text}"
         if max(found.values()) <= 0:
-            text += ". None of them scores: is this the reward you meant?"
+            text += ". None scores: does the reward want another form?"
         return text
 
 

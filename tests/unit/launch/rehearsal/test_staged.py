@@ -114,7 +114,7 @@ def test_answers_that_never_score_are_told_and_objects_are_not_tried():
     given = {"stages": Stages(lambda said: None), "full_rows": 1}
     trainer = type("Trainer", (Staged, Never), given)()
     trainer.setup_inputs()
-    assert "None of them scores" in trainer.scores
+    assert "does the reward want another form?" in trainer.scores
     tests = staged([], answers=({"tests": []}, {"tests": []}))
     tests.setup_inputs()
     assert tests.scores == ""
