@@ -53,8 +53,9 @@ def job_variables(folder: Path) -> dict[str, str]:
 def tiny_training(folder: Path) -> list[str]:
     """Write a model; return overrides that make grpo_smollm2_cpu take seconds."""
     model = folder / "model"
-    writer = [sys.executable, str(HERE / "tiny_model.py"), str(model)]
-    subprocess.run(writer, check=True, capture_output=True)
+    # As a module: a script's folder comes before Python's own, and has a secrets.py.
+    writer = [sys.executable, "-m", "tests.slurm.tiny_model", str(model)]
+    subprocess.run(writer, check=True, capture_output=True, cwd=ROOT)
     return [
         f"policy.model_name={model}",
         "policy.generation.max_new_tokens=4",
