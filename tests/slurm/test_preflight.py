@@ -26,7 +26,8 @@ import socket, sys, time
 server = socket.socket()
 server.bind(("", int(sys.argv[1])))
 server.listen()
-time.sleep(100)
+open(sys.argv[2], "w").close()
+time.sleep(200)
 """
 DRIVER = """
 import sys
@@ -100,9 +101,14 @@ def test_sound_nodes_pass_and_leftovers_and_taken_ports_are_no_matter(
         (old / "core").write_bytes(b"0" * 1000)
         if f"node{index}" not in taken:
             continue
-        words = f"{sys.executable} {listen} {first} > /dev/null 2>&1 &"
+        listens = stand_in / f"node{index}-listens"
+        words = f"{sys.executable} {listen} {first} {listens} > /dev/null 2>&1 &"
         inside = ["nsenter", f"--net=/run/netns/node{index}", "sh", "-c", words]
         cluster.run(*inside)
+        deadline = time.monotonic() + 60
+        while not listens.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     cluster.run("scontrol", "release", str(number))
     job = Job(cluster, stand_in, number, 150)
     report = job.report()
