@@ -1,6 +1,6 @@
 """The checks before training, on the nodes of a real SLURM.
 
-The driver is a stand-in that ends at once; all around it, Ray included, is real.
+The driver is a stand-in that ends when Ray is up; all around it, Ray included, is real.
 Not covered, for lack of the hardware: GPUs, NCCL, network file systems.
 """
 
@@ -30,16 +30,18 @@ open(sys.argv[2], "w").close()
 time.sleep(200)
 """
 DRIVER = """
-import sys
+import os, sys, time
 from nemo_rl.launch.real_driver import *
 if __name__ == "__main__":
+    while not os.path.exists(os.environ["NEMO_RL_RAY_READY"]):
+        time.sleep(0.1)
     print("the stand-in ran with", *sys.argv[1:])
 """
 
 
 @pytest.fixture(scope="module")
 def stand_in(checkout: Path, short_dir: Path) -> Path:
-    """A checkout whose driver ends at once."""
+    """A checkout whose driver ends when Ray is up."""
     return workplace.with_driver(checkout, short_dir / "stand-in", DRIVER)
 
 
