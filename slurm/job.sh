@@ -7,6 +7,7 @@
 
 NEMO_RL_ROOT=${NEMO_RL_ROOT:-$SLURM_SUBMIT_DIR}
 REQUEUE_CODE=75
+export NEMO_RL_JOB_BEGAN=${EPOCHREALTIME/,/.}
 
 say() { printf '%(%F %T)T job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
 
@@ -97,7 +98,7 @@ source "$NEMO_RL_ROOT/slurm/container.sh"
 obey_stop
 rm -f "$RUN_DIR/STOPPED"
 export PYTHONPATH=$NEMO_RL_ROOT${PYTHONPATH:+:$PYTHONPATH}
-export NEMO_RL_STEP_BEGAN=$EPOCHSECONDS
+export NEMO_RL_STEP_BEGAN=${EPOCHREALTIME/,/.}
 read -ra EXTRA <<< "${NEMO_RL_SRUN_ARGS:-}"
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
     --cpu-bind=none --kill-on-bad-exit=0 --wait=60 "${EXTRA[@]}" "${CONTAINER_SRUN[@]}" \
@@ -109,6 +110,7 @@ STEP_PID=$!
 watch_step &
 WATCH_PID=$!
 wait_for_step
+printf '%s\n' "${EPOCHREALTIME/,/.}" > "$ATTEMPT_DIR/closed"
 kill "$WATCH_PID" 2>/dev/null
 # The head's own word counts: srun returns the worst of all tasks.
 finish "$(cat "$ATTEMPT_DIR/exit_code" 2>/dev/null || echo "$STEP_CODE")"

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from nemo_rl.config.base import BaseConfig
 
+_MEMORY = re.compile(r"\d+[KMGT]?")
 _TIME = re.compile(r"(\d+-)?\d+(:\d{1,2}){0,2}")
 """SLURM's: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:...]."""
 
@@ -27,6 +28,15 @@ class ClusterConfig(BaseConfig):
     """Worker processes of each machine where gpus_per_node is 0."""
     num_cpus_per_worker: int = Field(1, ge=1)
     """CPU cores, and threads, of each worker process."""
+    exclusive: bool = True
+    """Whole machines; false shares them with other jobs, and takes of each only what
+    cpus_per_node and memory_per_node say."""
+    cpus_per_node: int | None = Field(None, ge=1)
+    """CPU cores of each machine where it is shared; None means the workers' and two
+    more, for Ray and the driver."""
+    memory_per_node: str | None = None
+    """Memory of each machine where it is shared, such as "64G"; None leaves it to the
+    site, whose default may be all of it."""
     time: str = "04:00:00"
     """Time limit of the SLURM job."""
     hang_timeout_s: float | None = Field(1800.0, gt=0)
@@ -58,6 +68,24 @@ class ClusterConfig(BaseConfig):
         if not _TIME.fullmatch(value):
             raise ValueError("is no time limit. Expected 'HH:MM:SS' or 'D-HH:MM:SS'.")
         return value
+
+    @field_validator("memory_per_node")
+    @classmethod
+    def _slurm_memory(cls, value: str | None) -> str | None:
+        if value is not None and not _MEMORY.fullmatch(value):
+            raise ValueError("is no amount of memory. Expected '64G'.")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_or_shared(self) -> Self:
+        sizes = ("cpus_per_node", "memory_per_node")
+        given = [name for name in sizes if getattr(self, name) is not None]
+        if self.exclusive and given:
+            raise ValueError(
+                f"{' and '.join(given)} given, but exclusive=true has all of a "
+                "machine. Set exclusive to false, or leave them out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_workers(self) -> Self:

@@ -253,7 +253,24 @@ def _forget_token() -> None:
     _reload_auth()
 
 
+def _await_nodes() -> None:
+    """Wait for the file of NEMO_RL_RAY_READY; whoever started us has the deadline.
+
+    Raises:
+        ResourceError: that process is gone.
+    """
+    ready, parent = env.read("NEMO_RL_RAY_READY"), os.getppid()
+    while ready is not None and not Path(ready).exists():
+        if os.getppid() != parent:
+            raise ResourceError(
+                f"{ready} did not appear before the agent of this node ended: not all "
+                "nodes have joined Ray."
+            )
+        time.sleep(0.1)
+
+
 def _join(ray, address: str, common: dict) -> None:
+    _await_nodes()
     try:
         ray.init(address=address, **common)
     except ray.exceptions.AuthenticationError as error:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nemo_rl.distributed import ray_session
+from nemo_rl.distributed import ray_session, topology
 from nemo_rl.distributed.interfaces import WorkerOptions
 from nemo_rl.distributed.worker_groups import RayWorkerGroup
 from nemo_rl.utils.exceptions import ConfigurationError, ResourceError
@@ -71,6 +71,7 @@ class RayVirtualCluster:
         self._name = name
         self._timeout_s = timeout_s
         self._placement_group: Any = None
+        self._order: list[int] = []
         self._groups: list[RayWorkerGroup] = []
         self.generation: RayVirtualCluster | None = None
 
@@ -119,14 +120,19 @@ class RayVirtualCluster:
         if self._placement_group is None:
             self.connect()
             self._placement_group = self._reserve()
+            self._order = self._by_topology(self._placement_group)
         return self._placement_group
 
     def in_bundle(self, bundle: int) -> Any:
-        """Return Ray's scheduling strategy for a worker on one of the nodes."""
+        """Return Ray's scheduling strategy for a worker on one of the nodes.
+
+        Consecutive bundles are near one another, as far as nodes say where they are.
+        """
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+        group = self.placement_group()
         return PlacementGroupSchedulingStrategy(
-            placement_group=self.placement_group(), placement_group_bundle_index=bundle
+            placement_group=group, placement_group_bundle_index=self._order[bundle]
         )
 
     def start_workers(
@@ -195,6 +201,17 @@ class RayVirtualCluster:
             remove_placement_group(group)
             raise self._too_small(bundles, waited_s=time.monotonic() - start)
         return group
+
+    def _by_topology(self, group: Any) -> list[int]:
+        """Return Ray's index of each bundle, counted as `topology.order` does."""
+        count = len(self._workers_per_node)
+        if len(set(self._workers_per_node)) > 1:
+            return list(range(count))  # One cannot stand for another.
+        from ray.util.placement_group import placement_group_table
+
+        where = placement_group_table(group)["bundles_to_node_id"]
+        nodes = {node["NodeID"]: node["Labels"] for node in require("ray").nodes()}
+        return topology.order([nodes[where[index]] for index in range(count)])
 
     def _too_small(
         self, bundles: list[dict[str, float]], *, waited_s: float

@@ -24,6 +24,8 @@ VARIABLES = {
     "num_gpus": "SLURM_GPUS_ON_NODE",
     "memory_mb": "SLURM_MEM_PER_NODE",
     "memory_per_cpu_mb": "SLURM_MEM_PER_CPU",
+    "switches": "SLURM_TOPOLOGY_ADDR",
+    "components": "SLURM_HET_SIZE",
 }
 """Property of an allocation -> the variable srun sets for each task."""
 
@@ -50,6 +52,8 @@ class Allocation:
     """GPUs of the job on this node."""
     memory_mb: int
     """Memory of the job on this node in MiB; the host's where SLURM sets no limit."""
+    switch: str = ""
+    """Names of the switches above this node, joined by dots; "" if SLURM knows none."""
 
     @property
     def node_name(self) -> str:
@@ -90,6 +94,12 @@ class Allocation:
                 "started by slurm/job.sh. To submit one: python -m nemo_rl.launch "
                 "RECIPE; without SLURM: python -m nemo_rl.launch RECIPE --site local."
             )
+        if (components := _number(environ, "components", 1)) > 1:
+            raise LaunchError(
+                f"SLURM_HET_SIZE={components}: this is a heterogeneous job, but "
+                "the nodes of a job have to be alike. Submit it without '#SBATCH "
+                "hetjob' and without ':' between options."
+            )
         numbers = {
             key: _number(environ, key)
             for key in ("job_id", "node_index", "num_nodes", "num_cpus")
@@ -110,6 +120,8 @@ class Allocation:
         return cls(
             node_names=names,
             num_gpus=_number(environ, "num_gpus", 0),
+            # The last name is the node's own.
+            switch=environ.get(VARIABLES["switches"], "").rpartition(".")[0],
             memory_mb=_memory(environ, numbers["num_cpus"]),
             **numbers,
         )

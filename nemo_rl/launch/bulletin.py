@@ -37,6 +37,8 @@ class Bulletin:
         self.facts: dict[str, Any] = {}
         """What every beat tells beside the state."""
         self._beat = 0
+        self._last = ("starting", "")
+        self._reached: dict[str, float] = {}
         self._seen: dict[str, tuple[int, float]] = {}
         (folder / "nodes").mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -47,6 +49,7 @@ class Bulletin:
     def beat(self, state: str, message: str = "") -> None:
         """Say that this node lives, and in what state."""
         self._beat += 1
+        self._last = (state, message)
         self.publish(
             f"nodes/{self.node}.json",
             {
@@ -55,8 +58,19 @@ class Bulletin:
                 "ip": self.ip,
                 "beat": self._beat,
                 **self.facts,
+                "reached": self._reached,
             },
         )
+
+    def reached(self, *moments: str, **times: float) -> None:
+        """Write down that moments of `timeline.MOMENTS` have come.
+
+        Args:
+            moments: names of those that are now.
+            times: moment -> seconds since 1970, of those that were before.
+        """
+        self._reached |= times | dict.fromkeys(moments, time.time())
+        self.beat(*self._last)
 
     def publish(self, name: str, content: Any) -> None:
         """Write a file as a whole: a reader sees the old or the new one."""

@@ -19,6 +19,7 @@ import yaml
 
 from nemo_rl.api.functional import algorithm_of, create_trainer, load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
+from nemo_rl.launch.timeline import DriverMoments
 from nemo_rl.launch.watchdog import watched
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils import env
@@ -49,7 +50,12 @@ class ProgressFile(Callback):
         partial.replace(self.path)
 
 
-def run(recipe: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
+def run(
+    recipe: Path,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    moments: DriverMoments | None = None,
+) -> int:
     """Train; return the exit code.
 
     Args:
@@ -57,17 +63,20 @@ def run(recipe: Path, overrides: Sequence[str], run_dir: Path | None) -> int:
         overrides: "section.key=value" texts.
         run_dir: folder of the run. Relative checkpoint_dir and log_dir become its
             checkpoints/ and logs/; absolute ones stay.
+        moments: told what was reached.
 
     Raises:
         NemoRLError: whatever the recipe or the training raises.
     """
-    callbacks = []
+    moments = moments or DriverMoments(None)
+    callbacks: list[Callback] = [moments]
     if run_dir is not None:
         run_dir = run_dir.resolve()
         overrides = [*overrides, *_placed(recipe, overrides, run_dir)]
         callbacks.append(ProgressFile(run_dir / PROGRESS))
     config = load_recipe(recipe, overrides)
     trainer = create_trainer(config)
+    moments.reached("built")
     if run_dir is not None:
         run_dir.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(masked(config.to_dict()), sort_keys=False)
@@ -111,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--run-dir", type=Path)
+    parser.add_argument(
+        "--moments", type=Path, help="file to write to when training began"
+    )
     parser.add_argument("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
@@ -118,8 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    moments = DriverMoments(options.moments)
+    moments.reached("imported")
     return guarded(
-        lambda: run(options.recipe, options.overrides, options.run_dir), debug=debug
+        lambda: run(options.recipe, options.overrides, options.run_dir, moments),
+        debug=debug,
     )
 
 

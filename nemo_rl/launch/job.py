@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_rl.api.functional import load_recipe
+from nemo_rl.config.cluster import ClusterConfig
 from nemo_rl.config.master import MasterConfig
 from nemo_rl.config.validation import validate_model_shape
 from nemo_rl.launch.site import DEFAULT, LOCAL, Site
@@ -19,6 +20,8 @@ from nemo_rl.utils.exceptions import LaunchError
 from nemo_rl.utils.imports import import_object
 from nemo_rl.utils.suggest import did_you_mean
 
+CPUS_BESIDE = 2
+"""CPUs of a shared machine for Ray and the driver, beside the workers'."""
 SAVE_SECONDS = 300
 """How long before the time limit SLURM warns the job, to save a checkpoint."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -43,6 +46,10 @@ class JobSpec:
     """Machines."""
     gpus_per_node: int = 0
     """GPUs of each; 0 asks for none."""
+    cpus_per_node: int | None = None
+    """CPUs of each machine, which is shared; None takes whole machines."""
+    memory_per_node: str | None = None
+    """Memory of each machine where it is shared; None leaves it to the site."""
     time: str = "04:00:00"
     """Time limit."""
     partition: str | None = None
@@ -132,6 +139,8 @@ def make_job(
             title=_title(recipe),
             nodes=cluster.num_nodes + cluster.spare_nodes,
             gpus_per_node=cluster.gpus_per_node,
+            cpus_per_node=_shared_cpus(cluster),
+            memory_per_node=cluster.memory_per_node,
             time=cluster.time,
             partition=cluster.partition,
             account=cluster.account,
@@ -142,6 +151,13 @@ def make_job(
         ),
         config,
     )
+
+
+def _shared_cpus(cluster: ClusterConfig) -> int | None:
+    if cluster.exclusive:
+        return None
+    workers = cluster.workers_per_node * cluster.num_cpus_per_worker
+    return cluster.cpus_per_node or workers + CPUS_BESIDE
 
 
 def _check_shape(config: MasterConfig) -> None:

@@ -17,17 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from nemo_rl.launch import bulletin as board
+from nemo_rl.launch import timeline
 from nemo_rl.launch.allocation import Allocation, address_of
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.local_ray import LocalRay
 from nemo_rl.launch.preflight.node import Preflight
-from nemo_rl.launch.preflight.storage import mark
+from nemo_rl.launch.preflight.storage import claim
 from nemo_rl.launch.processes import Child, adopt_orphans, end_all
 from nemo_rl.launch.ray_nodes import alive_addresses
 from nemo_rl.launch.ray_start import (
     client_environment,
-    plan_ports,
-    ray_command,
-    ray_environment,
+    hold_ports,
     write_token,
 )
 from nemo_rl.launch.record import record_start
@@ -37,6 +37,8 @@ from nemo_rl.utils import env, pulse
 from nemo_rl.utils.exceptions import LaunchError
 
 ROLL_CALL_S = 12.0
+RAY_READY = "ray_ready"
+"""File of the node-local folder: every node has joined."""
 JOB_LOG = "job.log"
 """In the run folder; where `slurm/job.sh` sends the job's output."""
 
@@ -51,7 +53,7 @@ class Agent(Watcher):
         super().__init__(
             allocation, options, Bulletin(options.attempt_dir, name, ip=self.ip)
         )
-        self.ports = plan_ports(allocation.job_id)
+        self.ports, self._held = hold_ports(allocation.job_id)
         folder = f"nemo_rl-{allocation.job_id}-{allocation.node_index}"
         self.temp_dir = options.temp_root / folder
         self.token = self.bulletin.path(board.TOKEN)
@@ -61,9 +63,10 @@ class Agent(Watcher):
         """Play this node's role until the job ends; leave nothing behind."""
         adopt_orphans()
         code, grace_s = 1, 0.0
+        self.bulletin.reached("agent", **timeline.handed(env.inherited()))
         try:
-            self.temp_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            mark(self.temp_dir)
+            self._claim_folder()
+            self._local_ray = self._prepare_ray()
             code = self._play()
             grace_s = 2.0
         except (NodeLost, StopRequested) as stop:
@@ -82,6 +85,7 @@ class Agent(Watcher):
                 self.bulletin.publish(board.EXIT_CODE, code)
             end_all(grace_s)
             shutil.rmtree(self.temp_dir, ignore_errors=True)
+            self.bulletin.reached("released")
         return code
 
     def _play(self) -> int:
@@ -90,16 +94,18 @@ class Agent(Watcher):
         if self.job.is_head:
             self._record(allocated)
         if not env.off("NEMO_RL_PREFLIGHT"):
-            self.job = Preflight(self, temp_dir=self.temp_dir).run()
+            self.job = Preflight(self, temp_dir=self.temp_dir, ports=self.ports).run()
+            self.bulletin.reached("checked")
             if self.job.is_spare:
                 self.state = "spare"
                 self.until(self.ended)
                 return 0
             if self.job.is_head and not allocated.is_head:
                 self._record(allocated)
-            self.ports = plan_ports(self.job.job_id)
+            if not self.ports.is_free:
+                self._held.close()
+                self.ports, self._held = hold_ports(self.job.job_id)
             self.state = "starting"
-        env.apply({pulse.FOLDER: str(self.pulses)})
         self.watchdog = NodeWatchdog(self.bulletin, self.job.node_names, self.pulses)
         return self._run_head() if self.job.is_head else self._run_worker()
 
@@ -122,27 +128,32 @@ class Agent(Watcher):
         address = f"{self.ip}:{self.ports.gcs}"
         env.apply(client_environment(self.token))
         ray = self._start_ray(None)
+        driver = self._start_driver(address)
         limit = self.options.start_timeout
         began = time.monotonic()
         self.until(
-            lambda: alive_addresses(address) or None,
+            lambda: alive_addresses(address) or driver.returncode,
             limit,
             lambda: (
                 f"node {self.job.node_name}: Ray did not answer on {address} "
                 f"in {limit:.0f} s:{ray.tail()}"
             ),
         )
+        self.bulletin.reached("ray")
         self.bulletin.publish(board.HEAD, {"address": address})
         self.until(
-            lambda: self._all_joined(address),
+            lambda: self._all_joined(address) or driver.returncode,
             max(1.0, limit - (time.monotonic() - began)),
             lambda: self._who_is_missing(address),
         )
-        self.say(
-            f"{self.job.num_nodes} nodes, {self.job.num_cpus} CPUs and "
-            f"{self.job.num_gpus} GPUs each, up in {time.monotonic() - began:.0f} s"
-        )
-        return self._run_driver(address)
+        if driver.returncode is None:
+            self.bulletin.reached("joined")
+            self.say(
+                f"{self.job.num_nodes} nodes, {self.job.num_cpus} CPUs and "
+                f"{self.job.num_gpus} GPUs each, up in {time.monotonic() - began:.0f} s"
+            )
+            (self.temp_dir / RAY_READY).touch()
+        return self._follow(driver)
 
     def _all_joined(self, address: str) -> bool | None:
         return len(alive_addresses(address) or []) >= self.job.num_nodes or None
@@ -159,18 +170,30 @@ class Agent(Watcher):
             f"{', '.join(missing)}"
         )
 
-    def _run_driver(self, address: str) -> int:
+    def _start_driver(self, address: str) -> Child:
+        """Start the driver, which reads its recipe and data while Ray comes up.
+
+        It joins Ray when the file of NEMO_RL_RAY_READY is there.
+        """
         command = [sys.executable, "-m", "nemo_rl.launch.driver"]
         command += [self.options.recipe, *self.options.overrides]
         command += [f"cluster.num_nodes={self.job.num_nodes}"]
         command += ["--run-dir", str(self.options.run_dir)]
+        command += ["--moments", str(self.bulletin.path(timeline.DRIVER))]
         variables = env.inherited() | {
             "RAY_ADDRESS": address,
             "RAY_TMPDIR": str(self.temp_dir),
+            "NEMO_RL_RAY_READY": str(self.temp_dir / RAY_READY),
         }
+        driver = Child("driver", command, variables)
+        self.bulletin.reached("driver")
+        return driver
+
+    def _follow(self, driver: Child) -> int:
         self.state = "training"
-        self.driver = Child("driver", command, variables)
+        self.driver = driver  # From now on signals are for it.
         code = self.until(lambda: self.driver.returncode)
+        self.bulletin.reached("ended")
         if code == 128 + signal.SIGTERM and self.was_asked:
             self.say("the driver was ended by SIGTERM before or after training")
             code = REQUEUE
@@ -226,22 +249,21 @@ class Agent(Watcher):
 
     # ---- both
 
-    def _start_ray(self, head_address: str | None) -> Child:
-        command = ray_command(
-            sys.executable,
-            self.job,
-            ip=self.ip,
-            ports=self.ports,
-            temp_dir=self.temp_dir,
-            head_address=head_address,
-        )
-        variables = ray_environment(
-            env.inherited(), token_file=self.token, temp_dir=self.temp_dir
-        )
+    def _claim_folder(self) -> None:
+        try:
+            claim(self.temp_dir)
+        except (LaunchError, OSError) as error:
+            raise NodeLost(f"node {self.job.node_name}: {error}") from error
+
+    def _prepare_ray(self) -> LocalRay:
+        env.apply({pulse.FOLDER: str(self.pulses)})
         log = self.bulletin.path(f"ray-{self.job.node_name}.log")
-        # scancel and preemption send SIGTERM to every process of the step. Without
-        # Ray and its workers nothing could be saved.
-        self.ray = Child("ray", command, variables, log, blocked={signal.SIGTERM})
+        return LocalRay(self.temp_dir, token=self.token, log=log)
+
+    def _start_ray(self, head_address: str | None) -> Child:
+        self.ray = self._local_ray.start(
+            self.job, ip=self.ip, ports=self.ports, head_address=head_address
+        )
         return self.ray
 
     def _keep_ray_logs(self) -> None:

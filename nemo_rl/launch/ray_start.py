@@ -1,4 +1,4 @@
-"""How Ray is started on one node: ports, sizes, token, command line, environment.
+"""How Ray is started on one node: ports, sizes, token, arguments, environment.
 
 Pure text and probing of local ports; it starts no process and imports no Ray.
 """
@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo_rl.distributed import topology
 from nemo_rl.distributed.rank import SCHEDULER_PREFIXES
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.utils.exceptions import LaunchError
@@ -37,7 +38,11 @@ HEAD_ONLY = {"port", "ray-client-server-port"}
 
 @dataclass(frozen=True)
 class PortPlan:
-    """A block of free ports of one node."""
+    """A block of free ports of one node.
+
+    Its last port is nobody's: while the job lives its agent listens there, so that
+    another job on this node sees that the block is taken before Ray uses it.
+    """
 
     first: int
     """First port of the block."""
@@ -58,8 +63,18 @@ class PortPlan:
         return [
             *flags,
             f"--min-worker-port={low}",
-            f"--max-worker-port={self.first + BLOCK - 1}",
+            f"--max-worker-port={self.last - 1}",
         ]
+
+    @property
+    def last(self) -> int:
+        """The port that marks the block as taken."""
+        return self.first + BLOCK - 1
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody listens on those of its ports that Ray must have."""
+        return all(is_free(self.first + n) for n in range(len(NAMED_PORTS) + 8))
 
 
 def plan_ports(job_id: int) -> PortPlan:
@@ -71,9 +86,31 @@ def plan_ports(job_id: int) -> PortPlan:
     Raises:
         LaunchError: no block of the band is free.
     """
+    plan, held = hold_ports(job_id)
+    held.close()
+    return plan
+
+
+def hold_ports(job_id: int) -> tuple[PortPlan, socket.socket]:
+    """Choose a block as `plan_ports` does, and keep other jobs from choosing it.
+
+    The block is theirs again when the socket is closed, or its process ends.
+
+    Raises:
+        LaunchError: no block of the band is free.
+    """
     for first in _blocks(job_id):
-        if all(is_free(first + offset) for offset in range(len(NAMED_PORTS) + 8)):
-            return PortPlan(first)
+        plan, mark = PortPlan(first), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        mark.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            mark.bind(("", plan.last))
+            mark.listen(1)
+        except OSError:
+            mark.close()
+            continue
+        if plan.is_free:
+            return plan, mark
+        mark.close()
     raise LaunchError(
         f"no free block of {BLOCK} ports between {PORT_BAND[0]} and {PORT_BAND[1]} "
         f"on {socket.gethostname()}: which programs listen there? (ss -ltnp)"
@@ -137,8 +174,7 @@ def client_environment(token_file: Path) -> dict[str, str]:
     }
 
 
-def ray_command(
-    python: str,
+def ray_arguments(
     allocation: Allocation,
     *,
     ip: str,
@@ -146,27 +182,32 @@ def ray_command(
     temp_dir: Path,
     head_address: str | None = None,
 ) -> list[str]:
-    """Return the command that starts Ray on this node and stays with it.
+    """Return the arguments of `ray` that start it on this node and stay with it.
+
+    The autoscaler and the copying of workers' logs to the driver are left out: nodes
+    neither come nor go, and the driver does not print what workers print.
 
     Args:
-        python: interpreter of the job.
         allocation: this node's share; CPUs, GPUs and memory come from it alone.
         ip: this node's address.
         ports: this node's ports.
         temp_dir: node-local folder of the job.
         head_address: "ip:port" of the head; None on the head itself.
     """
+    labels = topology.labels(allocation.node_index, allocation.switch)
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
-    role = ["--head", "--include-dashboard=false"]
+    role = ["--head", "--include-dashboard=false", "--no-monitor"]
     if head_address is not None:
         role = [f"--address={head_address}"]
     return [
-        *(python, "-m", "ray.scripts.scripts", "start", *role, "--block"),
+        *("start", *role, "--block"),
         f"--node-ip-address={ip}",
         *ports.flags(head=head_address is None),
         f"--num-cpus={allocation.num_cpus}",
         f"--num-gpus={allocation.num_gpus}",
         f"--object-store-memory={allocation.object_store_bytes(shared)}",
         f"--temp-dir={temp_dir}",
+        f"--labels={','.join(f'{key}={value}' for key, value in labels.items())}",
+        "--include-log-monitor=false",
         "--disable-usage-stats",
     ]

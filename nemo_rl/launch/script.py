@@ -18,6 +18,7 @@ def render(spec: JobSpec) -> str:
     take. The output's folder exists (the one sbatch is called in): a job whose output
     cannot be opened dies without a word. slurm/job.sh then writes into the run folder.
     """
+    shared = spec.cpus_per_node is not None
     options = {
         "job-name": spec.name,
         "nodes": spec.nodes,
@@ -25,8 +26,9 @@ def render(spec: JobSpec) -> str:
         "gpus-per-node": spec.gpus_per_node or None,
         "partition": spec.partition,
         "account": spec.account,
-        "exclusive": True,
-        "mem": 0,
+        "exclusive": None if shared else True,
+        "cpus-per-task": spec.cpus_per_node,
+        "mem": spec.memory_per_node if shared else 0,
         "time": spec.time,
         "signal": f"B:USR2@{SAVE_SECONDS}",
         "requeue": True if spec.link is None else None,

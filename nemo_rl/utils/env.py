@@ -24,6 +24,7 @@ VARIABLES: dict[str, str] = {
     ),
     "NEMO_RL_END_FILE": "file with the second since 1970 in which SLURM ends the job",
     "SLURM_JOB_END_TIME": "the same, set by newer versions of SLURM",
+    "NEMO_RL_RAY_READY": "file that appears when all nodes have joined Ray",
     "RAY_ADDRESS": "join this Ray cluster instead of starting one",
     "RAY_USAGE_STATS_ENABLED": "Ray's telemetry; 0 unless set",
     "CUDA_VISIBLE_DEVICES": "the GPUs this process may use",

@@ -60,6 +60,11 @@ class Cluster:
         self._process.kill()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The cluster's first process, as this side counts."""
+        return self._inside
+
     def logs(self) -> str:
         """Return the end of every daemon's log."""
         texts = []

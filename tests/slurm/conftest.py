@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.slurm import workplace
 from tests.slurm.cluster import PACKAGES, Cluster, missing_programs
 
-ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 GRACE_S = 120
 """What a job has left when a job of partition "urgent" takes its nodes."""
@@ -66,44 +64,18 @@ def cloud(programs: None, short_dir: Path) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def checkout(short_dir: Path) -> Path:
     """A checkout whose results are thrown away; its recipes may be added to."""
-    folder = short_dir / "repo"
-    shutil.copytree(ROOT / "recipes", folder / "recipes")
-    for name in ("slurm", "launch", "nemo_rl"):
-        (folder / name).symlink_to(ROOT / name)
-    shutil.copy(HERE / "slow_reward.py", folder / "recipes")
-    return folder
+    return workplace.make_checkout(short_dir / "repo")
 
 
 @pytest.fixture(scope="session")
 def job_env(short_dir: Path) -> dict[str, str]:
     """What jobs need to run here."""
-    return {
-        "NEMO_RL_PYTHON": sys.executable,
-        "NEMO_RL_TMPDIR": str(short_dir),
-        "NEMO_RL_CACHE": str(short_dir / "cache"),
-        "OMP_NUM_THREADS": "1",
-        # Those that start programs; test_preflight.py has them.
-        "NEMO_RL_PREFLIGHT_SKIP": "rows,allreduce",
-    }
+    # Checks that start programs; test_preflight.py has them.
+    skip = {"NEMO_RL_PREFLIGHT_SKIP": "rows,allreduce"}
+    return workplace.job_variables(short_dir) | skip
 
 
 @pytest.fixture(scope="session")
 def training(short_dir: Path) -> list[str]:
     """Overrides that make grpo_smollm2_cpu a matter of seconds."""
-    model = short_dir / "model"
-    writer = [sys.executable, str(HERE / "tiny_model.py"), str(model)]
-    subprocess.run(writer, check=True, capture_output=True)
-    return [
-        f"policy.model_name={model}",
-        "policy.generation.max_new_tokens=4",
-        "grpo.num_prompts_per_step=2",
-        "grpo.num_generations_per_prompt=3",
-        "policy.train_micro_batch_size=3",
-        "grpo.val_period=0",
-        "grpo.val_at_start=false",
-        "grpo.val_at_end=false",
-        "checkpointing.export_hf=false",
-        "checkpointing.metric_name=null",
-        "logger.tensorboard_enabled=false",
-        "cluster.cpu_workers_per_node=1",
-    ]
+    return workplace.tiny_training(short_dir)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_rl.launch import timeline
 from nemo_rl.launch.hostlist import expand
 from tests.slurm.leaking import SECRETS, leaks
 
@@ -87,6 +88,13 @@ def test_three_nodes_share_every_layer(cluster, checkout, job_env, training):
         f"ray-{node}.log" for node in expand(nodes)
     ]
     assert not (attempt / "ray_token").exists()
+    moments = {one.name: one.at for one in timeline.read(attempt)}
+    assert set(moments) == set(timeline.MOMENTS)
+    assert moments["stepped"] > moments["joined"] > moments["checked"]
+    bound = 20
+    took = moments["closed"] - moments["ended"]
+    print(f"from the driver's end to srun's: took {took:.1f} s, bound {bound} s")
+    assert took < bound
     assert (run.folder / "PROGRESS").read_text().strip().endswith("step_000002")
     assert (
         f"attempt 0 on {nodes}"

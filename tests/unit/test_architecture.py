@@ -74,6 +74,7 @@ TESTED_ELSEWHERE = {
     "trainers/sampling.py": "functional/test_learning.py",
     "trainers/setup.py": "unit/trainers/test_base.py",
     "environments/sandbox_child.py": "unit/environments/test_sandbox.py",
+    "launch/local_ray.py": "slurm/test_sharing.py",
     "launch/preflight/allreduce.py": "unit/launch/preflight/test_collective.py",
     "launch/preflight/head.py": "slurm/test_preflight.py",
     "launch/preflight/node.py": "slurm/test_preflight.py",

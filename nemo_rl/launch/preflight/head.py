@@ -18,7 +18,7 @@ from nemo_rl.launch.preflight import collective
 from nemo_rl.launch.preflight.checks import OK, bad
 from nemo_rl.launch.preflight.network import ClockServer
 from nemo_rl.launch.preflight.verdict import REPORT, Verdict, decide
-from nemo_rl.launch.ray_start import BLOCK, is_free, plan_ports
+from nemo_rl.launch.ray_start import BLOCK, is_free
 from nemo_rl.launch.watch import Refused
 from nemo_rl.utils.exceptions import NemoRLError
 
@@ -40,13 +40,12 @@ class Head:
         """
         self.own = own
         self.job = own.job
-        self.ports = plan_ports(own.job.job_id)
         try:
             self.config = self._recipe()
         except NemoRLError as error:
             raise Refused(str(error), error.exit_code) from error
         # The upper end of the block: Ray's named ports are at the lower one.
-        high = range(self.ports.first + BLOCK - 1, self.ports.first + BLOCK // 2, -1)
+        high = range(own.ports.last - 1, own.ports.first + BLOCK // 2, -1)
         free = (port for port in high if is_free(port))
         self.clock = ClockServer(next(free))
         self.meeting_port = next(free)

@@ -29,6 +29,8 @@ from nemo_rl.launch.preflight.checks import (
 )
 from nemo_rl.launch.preflight.head import LIMIT_S, Head
 from nemo_rl.launch.processes import Child
+from nemo_rl.launch.ray_start import PortPlan
+from nemo_rl.launch.timeline import handed
 from nemo_rl.launch.watch import Watcher
 from nemo_rl.utils import env
 
@@ -37,8 +39,6 @@ SEEN_S = 10.0
 """How old a file may be when another node sees it."""
 START_S = 60.0
 """How long a container may take to start before it is worth a warning."""
-STEP_BEGAN = "NEMO_RL_STEP_BEGAN"
-"""Set by `slurm/job.sh`: when srun was called, in seconds since 1970."""
 NODE_CHECKS = (*gpus.CHECKS, *system.CHECKS, *storage.CHECKS, *network.CHECKS)
 NAMES = (
     *(check.name for check in NODE_CHECKS),
@@ -49,12 +49,13 @@ NAMES = (
 class Preflight:
     """One node's part; `run` returns its part in what goes on."""
 
-    def __init__(self, watcher: Watcher, *, temp_dir: Path) -> None:
-        """Take the allocation, options and bulletin of the agent."""
+    def __init__(self, watcher: Watcher, *, temp_dir: Path, ports: PortPlan) -> None:
+        """Take the allocation, options, bulletin and ports of the agent."""
         self.watch = watcher
         self.job: Allocation = watcher.job
         self.board = watcher.bulletin
         self.temp_dir = temp_dir
+        self.ports = ports
         self.variables = env.inherited()
         text = env.read("NEMO_RL_PREFLIGHT_SKIP") or ""
         self.skip = {name for name in text.split(",") if name}
@@ -166,7 +167,10 @@ class Preflight:
 
     def _context(self, facts: Mapping[str, Any]) -> Context:
         names, index = self.job.node_names, self.job.node_index
-        extra: dict[str, Any] = {"checkpoint_dir": facts.get("checkpoint_dir")}
+        extra: dict[str, Any] = {
+            "checkpoint_dir": facts.get("checkpoint_dir"),
+            "ports": self.ports,
+        }
         if len(names) > 1:
             extra["peers"] = (names[0], names[(index + 1) % len(names)])
             extra["head"] = facts or None
@@ -205,12 +209,13 @@ class Preflight:
         return chosen(checks, skip=self.skip & {check.name for check in checks})
 
     def _start(self, context: Context) -> Finding:
-        text = self.variables.get(STEP_BEGAN, "")
-        if not text.isdigit():
+        began = handed(self.variables).get("srun")
+        if began is None:
             return ok("not told when srun was called")
-        measured = f"{time.time() - int(text):.0f} s from srun to here"
+        passed = time.time() - began
+        measured = f"{passed:.0f} s from srun to here"
         limit = f"{START_S:.0f} s"
-        if time.time() - int(text) > START_S:
+        if passed > START_S:
             cure = "import the image once into a .sqsh or .sif file on fast storage"
             return bad(measured, limit, cure, verdict=WARN)
         return ok(measured, limit)

@@ -12,11 +12,14 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from nemo_rl.launch.preflight.checks import WARN, Check, Context, Finding, bad, ok
+from nemo_rl.utils.exceptions import LaunchError
 
 SYNC_S = 5.0
 MARK = "node"
@@ -72,6 +75,29 @@ def _write(folder: Path, setting: str) -> Finding:
     return ok(text, limit)
 
 
+def claim(folder: Path) -> None:
+    """Make a job's node-local folder anew, private to the user, and mark it.
+
+    What lies there is of an attempt of this job that was killed: its processes, if
+    any is left, are ended, and its files removed.
+
+    Raises:
+        LaunchError: it belongs to somebody else.
+    """
+    if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+        raise LaunchError(
+            f"{folder} on {socket.gethostname()} is not ours: somebody else made it. "
+            "Set NEMO_RL_TMPDIR to a folder that others cannot write to."
+        )
+    for pid in users(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700, parents=True)
+    mark(folder)
+
+
 def mark(folder: Path) -> None:
     """Say in a folder of ours that this node made it."""
     (folder / MARK).write_text(socket.gethostname(), encoding="utf-8")
@@ -97,6 +123,9 @@ def leftovers(context: Context) -> Finding:
             kept.append(folder.name)
         if owner != socket.gethostname() or folder.stat().st_uid != os.getuid():
             continue
+        if pids := users(folder):
+            kept.append(f"{folder.name} (used by process {pids[0]})")
+            continue
         shutil.rmtree(folder, ignore_errors=True)
         (kept if folder.exists() else removed).append(folder.name)
     if kept:
@@ -107,17 +136,31 @@ def leftovers(context: Context) -> Finding:
     return ok("none", "none")
 
 
-def living_jobs() -> set[int]:
-    """Return the SLURM jobs that have a process of ours on this node."""
-    jobs = set()
+def users(folder: Path) -> list[int]:
+    """Return our processes on this node that belong to the Ray of a folder.
+
+    Ray's daemons outlive an agent that was killed, and do not know SLURM's variables.
+    """
+    wanted = b"RAY_TMPDIR=" + os.fsencode(folder)
+    return [
+        pid
+        for pid, variables in _environments()
+        if wanted in variables.split(b"\0") and pid != os.getpid()
+    ]
+
+
+def _environments() -> Iterator[tuple[int, bytes]]:
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            variables = Path(f"/proc/{entry}/environ").read_bytes()
+            yield int(entry), Path(f"/proc/{entry}/environ").read_bytes()
         except OSError:
             continue  # Gone, or not ours to look at.
-        if match := _JOB.search(variables):
-            jobs.add(int(match[1]))
-    return jobs
+
+
+def living_jobs() -> set[int]:
+    """Return the SLURM jobs that have a process of ours on this node."""
+    found = (_JOB.search(variables) for _, variables in _environments())
+    return {int(match[1]) for match in found if match}
 
 
 CHECKS = (

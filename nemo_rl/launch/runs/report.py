@@ -18,7 +18,7 @@ from rich.markdown import Markdown
 
 from nemo_rl.api.functional import algorithm_of, config_class
 from nemo_rl.infra.progress import duration, number, sparkline
-from nemo_rl.launch import driver
+from nemo_rl.launch import driver, timeline
 from nemo_rl.launch.runs import cli, view
 from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.folder import RunFolder
@@ -73,6 +73,7 @@ def render(state: RunState) -> str:
     parts.append(_table(["what", "value"], _facts(state)))
     parts += _results(run)
     parts += ["## Attempts", _attempts(state)]
+    parts += _bring_up(run)
     parts += _failures(run)
     parts += ["## Configuration", _configuration(run)]
     return "\n\n".join(parts) + "\n"
@@ -164,6 +165,19 @@ def _attempts(state: RunState) -> str:
     ]
     names = ["attempt", "nodes", "began", "ran", "exit code", "how it ended"]
     return _table(names, rows)
+
+
+def _bring_up(run: RunFolder) -> list[str]:
+    """When the newest attempt reached what."""
+    if not run.attempts:
+        return []
+    rows = [
+        (f"{at:.1f}", f"{took:.1f}", one.meaning, one.node or "-")
+        for one, at, took in timeline.intervals(timeline.read(run.attempts[-1].folder))
+    ]
+    names = ["s since it began", "s of this phase", "reached", "last by"]
+    title = "## Start and end of the newest attempt"
+    return [title, _table(names, rows)] if rows else []
 
 
 def _failures(run: RunFolder) -> list[str]:

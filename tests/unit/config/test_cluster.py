@@ -25,6 +25,8 @@ def test_cpu_nodes() -> None:
         ({"gpus_per_node": 0}, "leave no worker. Set cpu_workers_per_node to 1"),
         ({"cpu_workers_per_node": 2}, "gpus_per_node=8 and cpu_workers_per_node=2"),
         ({"time": "soon"}, "time='soon' is no time limit. Expected 'HH:MM:SS'"),
+        ({"memory_per_node": "lots"}, "memory_per_node='lots' is no amount"),
+        ({"cpus_per_node": 4}, "cpus_per_node given, but exclusive=true has all"),
         ({"num_nodes": 0}, "num_nodes=0: expected greater than or equal to 1"),
     ],
 )

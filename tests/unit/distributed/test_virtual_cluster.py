@@ -1,5 +1,8 @@
 """RayVirtualCluster's arithmetic; its life on a real Ray is in test_worker_groups."""
 
+import subprocess
+import sys
+
 import pytest
 
 from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
@@ -38,3 +41,36 @@ def test_places_keep_the_ranks_of_a_node_together():
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         RayVirtualCluster(**arguments)
+
+
+SCRIPT = """
+import ray
+from ray.cluster_utils import Cluster
+from nemo_rl.distributed.topology import PLACE, labels
+from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+
+nodes = [(2, "top.x"), (0, "top.y"), (1, "top.x"), (3, "top.y")]
+inside = Cluster()
+for place, switch in nodes:
+    inside.add_node(num_cpus=1, labels=labels(place, switch))
+ray.init(address=inside.address)
+cluster = RayVirtualCluster([1] * 4, use_gpus=False)
+where = {node["NodeID"]: node["Labels"][PLACE] for node in ray.nodes()}
+
+@ray.remote(num_cpus=1)
+def place():
+    return where[ray.get_runtime_context().get_node_id()]
+
+options = [{"scheduling_strategy": cluster.in_bundle(bundle)} for bundle in range(4)]
+print("places", *ray.get([place.options(**one).remote() for one in options]))
+"""
+
+
+@pytest.mark.slow
+def test_consecutive_bundles_are_below_one_switch():
+    """Four nodes of a real Ray, which puts bundles on them in any order."""
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300
+    )
+    assert "places 0 3 1 2" in done.stdout, done.stdout + done.stderr

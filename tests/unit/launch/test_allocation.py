@@ -29,7 +29,11 @@ def test_reads_this_nodes_share():
     job = Allocation.from_environment(ENVIRON)
     assert (job.job_id, job.node_name, job.is_head) == (17, "gpu2", False)
     assert (job.num_nodes, job.num_cpus, job.num_gpus) == (3, 64, 8)
-    assert job.memory_mb == 1_000_000
+    assert (job.memory_mb, job.switch) == (1_000_000, "")
+    below = ENVIRON | {"SLURM_TOPOLOGY_ADDR": "core.leaf3.gpu2"}
+    assert Allocation.from_environment(below).switch == "core.leaf3"
+    alone = ENVIRON | {"SLURM_TOPOLOGY_ADDR": "gpu2", "SLURM_HET_SIZE": "1"}
+    assert Allocation.from_environment(alone).switch == ""
 
 
 def test_gpus_default_to_none_and_memory_to_cpus_or_host():
@@ -46,6 +50,7 @@ def test_gpus_default_to_none_and_memory_to_cpus_or_host():
     ("change", "message"),
     [
         ({"SLURM_JOB_ID": None}, "SLURM_JOB_ID is not set"),
+        ({"SLURM_HET_SIZE": "2"}, "SLURM_HET_SIZE=2: this is a heterogeneous job"),
         ({"SLURM_CPUS_ON_NODE": None}, "SLURM_CPUS_ON_NODE='' is not a number"),
         ({"SLURM_GPUS_ON_NODE": "gpu:8"}, "SLURM_GPUS_ON_NODE='gpu:8'"),
         ({"SLURM_JOB_NODELIST": "gpu[1-2]"}, "names 2 nodes, but .* is 3"),

@@ -31,6 +31,17 @@ def test_spare_nodes_are_allocated_too():
     assert (spec.nodes, config.cluster.world_size) == (6, 32)
 
 
+def test_a_shared_machine_gives_the_workers_cpus_and_two_more():
+    shared = ["cluster.exclusive=false", "cluster.cpu_workers_per_node=4"]
+    spec, _ = make_job(CPU, shared, root=ROOT, site=GENERIC)
+    assert (spec.cpus_per_node, spec.memory_per_node) == (6, None)
+    sizes = ["cluster.cpus_per_node=8", "cluster.memory_per_node=24G"]
+    spec, _ = make_job(CPU, [*shared, *sizes], root=ROOT, site=GENERIC)
+    assert (spec.cpus_per_node, spec.memory_per_node) == (8, "24G")
+    spec, _ = make_job(CPU, [], root=ROOT, site=GENERIC)
+    assert spec.cpus_per_node is None
+
+
 def test_find_recipe_by_name_path_and_not_at_all():
     assert find_recipe("grpo_llama8b", ROOT) == LLAMA
     assert find_recipe(str(LLAMA), ROOT) == LLAMA

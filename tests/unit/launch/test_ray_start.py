@@ -14,8 +14,9 @@ from nemo_rl.launch.ray_start import (
     NAMED_PORTS,
     PORT_BAND,
     PortPlan,
+    hold_ports,
     plan_ports,
-    ray_command,
+    ray_arguments,
     ray_environment,
     write_token,
 )
@@ -46,6 +47,18 @@ def test_a_block_with_a_taken_port_is_left_out():
         assert plan_ports(5).first != first
 
 
+def test_a_block_that_is_held_is_left_to_its_job():
+    """Before Ray listens on any of its ports."""
+    plan, held = hold_ports(5)
+    with held:
+        other, also = hold_ports(25)  # The first choice of both is the same block.
+        also.close()
+        assert other.first != plan.first and plan.is_free
+    again, held = hold_ports(25)
+    held.close()
+    assert again == plan
+
+
 def test_no_free_block_is_an_error(monkeypatch):
     monkeypatch.setattr("nemo_rl.launch.ray_start.is_free", lambda port: False)
     with pytest.raises(LaunchError, match="no free block of 500 ports"):
@@ -63,12 +76,13 @@ def test_every_port_is_pinned_and_none_twice():
 
 def test_command_takes_sizes_from_slurm_alone():
     ports, temp = PortPlan(10500), Path("/tmp/x")
-    head = ray_command("py", JOB, ip="1.2.3.4", ports=ports, temp_dir=temp)
-    assert head[:4] == ["py", "-m", "ray.scripts.scripts", "start"]
+    head = ray_arguments(JOB, ip="1.2.3.4", ports=ports, temp_dir=temp)
+    assert head[0] == "start"
     assert {"--head", "--block", "--num-cpus=6", "--num-gpus=4"} <= set(head)
     assert "--port=10500" in head
-    worker = ray_command(
-        "py", JOB, ip="i", ports=ports, temp_dir=temp, head_address="1.2.3.4:1"
+    assert "--labels=nemo_rl/place=0" in head
+    worker = ray_arguments(
+        JOB, ip="i", ports=ports, temp_dir=temp, head_address="1.2.3.4:1"
     )
     assert "--address=1.2.3.4:1" in worker
     assert "--head" not in worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,21 @@ def test_header_of_a_gpu_job():
     ):
         assert f"#SBATCH {option}" in lines
     assert not any("partition" in line or "account" in line for line in lines)
+
+
+def test_a_shared_machine_is_asked_for_in_parts():
+    spec = JobSpec(
+        name="x",
+        recipe="recipes/x.yaml",
+        gpus_per_node=4,
+        cpus_per_node=34,
+        memory_per_node="500G",
+    )
+    lines = render(spec).splitlines()
+    assert "#SBATCH --cpus-per-task=34" in lines and "#SBATCH --mem=500G" in lines
+    assert not any("exclusive" in line for line in lines)
+    left_to_the_site = render(replace(spec, memory_per_node=None))
+    assert "--mem" not in left_to_the_site
 
 
 def test_cpu_job_asks_for_no_gpus():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 
 import pytest
 
 from nemo_rl.launch.preflight import storage
+from nemo_rl.utils.exceptions import LaunchError
 
 
 def test_a_folder_that_can_be_written(context):
@@ -72,6 +74,49 @@ def test_a_job_that_lives_keeps_its_folder(context, folder):
         finally:
             process.kill()
     assert "removed" in storage.leftovers(context()).measured
+
+
+def test_what_an_orphan_of_ray_uses_is_left(context, folder):
+    path = folder("nemo_rl-900006-0", socket.gethostname())
+    with subprocess.Popen(["sleep", "60"], env={"RAY_TMPDIR": str(path)}) as process:
+        try:
+            while not storage.users(path):
+                pass  # Between fork and exec it has our environment.
+            found = storage.leftovers(context())
+            assert found.verdict == "warn"
+            assert f"{path.name} (used by process {process.pid})" in found.measured
+            assert path.exists()
+        finally:
+            process.kill()
+    assert "removed" in storage.leftovers(context()).measured
+
+
+def test_a_job_begins_with_an_empty_folder(context, folder):
+    path = folder("nemo_rl-900007-0", socket.gethostname())
+    with subprocess.Popen(["sleep", "60"], env={"RAY_TMPDIR": str(path)}) as process:
+        while not storage.users(path):
+            pass
+        storage.claim(path)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    assert [entry.name for entry in path.iterdir()] == [storage.MARK]
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_nobody_elses_folder_is_taken(context, folder):
+    real = folder("elsewhere")
+    link = real.with_name("nemo_rl-900008-0")
+    link.symlink_to(real)
+    with pytest.raises(LaunchError, match="is not ours.*NEMO_RL_TMPDIR"):
+        storage.claim(link)
+    assert (real / "core").exists()
+    if os.getuid() == 0:
+        theirs = folder("nemo_rl-900009-0")
+        os.chown(theirs, 12345, 12345)
+        with pytest.raises(LaunchError, match="is not ours"):
+            storage.claim(theirs)
+        storage.mark(theirs)
+        storage.leftovers(context())
+        assert theirs.exists()
 
 
 def test_what_nobody_marked_is_left_and_named(context, folder):
