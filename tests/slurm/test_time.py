@@ -1,4 +1,4 @@
-"""No time is lost: limits, preemption, scancel and touch-files, on real training jobs.
+"""No time is lost: limits, preemption, scancel and touch-files on real training jobs.
 
 A chain under a hard limit is in test_chain.py.
 """
@@ -25,12 +25,18 @@ def slow_run(cluster, checkout, job_env, training):
     variables = job_env | {"NEMO_RL_TIME_LIMIT_POLL": "1"}
     own = [SLOW, "grpo.max_num_steps=400", "checkpointing.save_period=1000"]
 
-    def submit(*more, margin=60, time="30"):
-        options = ["--nodes=1", f"--time={time}", RECIPE, *training, *own, *more]
-        margin = f"checkpointing.end_margin_s={margin}"
-        return Run(cluster, checkout, variables, [*options, margin])
+    def submit(*, margin=60, signal="CONT@1"):
+        options = ["--nodes=1", "--time=30", f"--signal=B:{signal}", RECIPE]
+        own.append(f"checkpointing.end_margin_s={margin}")
+        return Run(cluster, checkout, variables, [*options, *training, *own])
 
     return submit
+
+
+def ran_s(cluster, run):
+    """Seconds since the attempt began, as SLURM counts them."""
+    hours, minutes, seconds = map(int, cluster.job(run.number)["RunTime"].split(":"))
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def requeued_with_progress(run, count, *, within):
@@ -57,17 +63,7 @@ def test_limit_preemption_and_stop(cluster, checkout, job_env, slow_run):
     assert not (run.folder / "SAVE").exists()
     say("training, and saved by nemo-rl save")
     # Less is left than the margin: the trainer finds that out by itself.
-    limit = (
-        int(
-            float(
-                json.loads(nemo_rl("status", str(run.number), "--json"))["attempts"][0][
-                    "seconds"
-                ]
-            )
-            // 60
-        )
-        + 3
-    )
+    limit = ran_s(cluster, run) // 60 + 3
     cluster.run("scontrol", "update", f"jobid={run.number}", f"timelimit={limit}")
     first = requeued_with_progress(run, 1, within=60)
     assert "the time limit was changed" in run.log()
@@ -88,16 +84,15 @@ def test_limit_preemption_and_stop(cluster, checkout, job_env, slow_run):
     say(f"preempted, saved, node handed over: took {took:.0f} s, bound {bound} s")
     assert second > first and took < bound
     assert f"resumed from {run.folder}/checkpoints/step_{first:06d}" in run.log()
-    run.until(lambda: run.steps()[-1] > second, 150)
-    nemo_rl("stop", str(run.number))
-    run.finish(60)
-    assert f"resumed from {run.folder}/checkpoints/step_{second:06d}" in run.log()
-    assert "stopping: file STOP, after step" in run.log()
+    # Mostly before the third attempt begins: it starts nothing.
+    (run.folder / "STOP").touch()
+    run.finish(150)
+    assert "file STOP" in run.log()
     assert run.steps() == list(range(1, run.steps()[-1] + 1))
     state = json.loads(nemo_rl("status", str(run.number), "--json"))
     assert (state["state"], "file STOP" in state["why"]) == ("stopped", True)
     assert [a["exit_code"] for a in state["attempts"]] == [75, 75, 0]
-    say("stopped by nemo-rl stop")
+    say("stopped by the file STOP")
 
 
 @pytest.mark.slow
@@ -117,12 +112,9 @@ def test_scancel_saves_and_does_not_requeue(cluster, slow_run):
 @pytest.mark.slow
 def test_slurms_warning_saves_requeues_and_resumes(cluster, slow_run):
     """USR2, which SLURM sends 30 to 90 s before the end, stops a run that has time."""
-    run = slow_run(margin=0)
+    run = slow_run(margin=0, signal="USR2@30")
     run.until(lambda: run.steps(), 150)
-    for limit in range(1, 30):  # Minutes; at least 100 s are left.
-        left = cluster.job(run.number)["RunTime"].split(":")
-        if 60 * limit - (60 * int(left[1]) + int(left[2])) > 100:
-            break
+    limit = (ran_s(cluster, run) + 100) // 60 + 1  # Minutes; at least 100 s are left.
     update = ["scontrol", "update", f"jobid={run.number}"]
     cluster.run(*update, f"timelimit={limit}")
     saved = requeued_with_progress(run, 1, within=180)
