@@ -19,6 +19,7 @@ import yaml
 
 from nemo_rl.api.functional import algorithm_of, create_trainer, load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
+from nemo_rl.launch.account import Account
 from nemo_rl.launch.watchdog import watched
 from nemo_rl.trainers.callbacks import Callback
 from nemo_rl.utils import env
@@ -111,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--run-dir", type=Path)
+    parser.add_argument(
+        "--account", type=Path, help="where an error is written down, for the agent"
+    )
     parser.add_argument("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
@@ -118,9 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    return guarded(
-        lambda: run(options.recipe, options.overrides, options.run_dir), debug=debug
-    )
+
+    def told() -> int:
+        with Account(options.account):
+            return run(options.recipe, options.overrides, options.run_dir)
+
+    return guarded(told, debug=debug)
 
 
 if __name__ == "__main__":

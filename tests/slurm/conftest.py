@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +107,28 @@ def training(short_dir: Path) -> list[str]:
         "logger.tensorboard_enabled=false",
         "cluster.cpu_workers_per_node=1",
     ]
+
+
+@pytest.fixture(scope="session")
+def with_driver(checkout: Path, short_dir: Path) -> Callable[[str, str], Path]:
+    """Return a function that makes a checkout with another driver.
+
+    The driver itself is there as nemo_rl.launch.real_driver.
+    """
+
+    def make(name: str, text: str) -> Path:
+        folder = short_dir / name
+        folder.mkdir()
+        for part in ("slurm", "launch", "recipes"):
+            (folder / part).symlink_to((checkout / part).resolve())
+        package = (checkout / "nemo_rl").resolve()
+        subprocess.run(["cp", "-rs", str(package), str(folder)], check=True)
+        driver = folder / "nemo_rl" / "launch" / "driver.py"
+        driver.unlink()
+        shutil.copy(
+            package / "launch" / "driver.py", driver.with_name("real_driver.py")
+        )
+        driver.write_text(text)
+        return folder
+
+    return make

@@ -7,8 +7,6 @@ Not covered, for lack of the hardware: GPUs, NCCL, network file systems.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,19 +36,9 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def stand_in(checkout: Path, short_dir: Path) -> Path:
+def stand_in(with_driver) -> Path:
     """A checkout whose driver ends at once."""
-    folder = short_dir / "stand-in"
-    folder.mkdir()
-    for name in ("slurm", "launch", "recipes"):
-        (folder / name).symlink_to((checkout / name).resolve())
-    package = (checkout / "nemo_rl").resolve()
-    subprocess.run(["cp", "-rs", str(package), str(folder)], check=True)
-    driver = folder / "nemo_rl" / "launch" / "driver.py"
-    driver.unlink()
-    shutil.copy(package / "launch" / "driver.py", driver.with_name("real_driver.py"))
-    driver.write_text(DRIVER)
-    return folder
+    return with_driver("stand-in", DRIVER)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_rl.launch.failure import Failure, record
 from nemo_rl.launch.site import root_dir
 
 ROOT = root_dir()
@@ -274,10 +275,11 @@ def test_an_attempt_begins_with_why_the_last_one_ended(job):
     job(SRUN_CODE=1)
     _, log = job(attempt=1, HEAD_SAYS=0)
     assert "SLURM ended attempt 0: node failure, preemption or requeue" in log
-    failure = job.folder / "run" / "attempts" / "7.1" / "failure"
-    failure.write_text("node gpu3 is lost\nand more\n")
+    folder = job.folder / "run" / "attempts" / "7.1"
+    message = 'node gpu3 is lost: "no" \\ sign\nand more'
+    record(folder, Failure(node="gpu3", process="node", message=message))
     _, log = job(attempt=2, HEAD_SAYS=0)
-    assert "attempt 1 failed: node gpu3 is lost\n" in log
+    assert "attempt 1 failed: node gpu3 is lost: 'no' ' sign\n" in log
 
 
 def test_a_site_fills_in_what_is_not_set(job):
