@@ -17,7 +17,7 @@ from typing import Any
 from nemo_rl.infra.hang import Verdict
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import Bulletin
-from nemo_rl.launch.failure import Failure, last_lines
+from nemo_rl.launch.failure import LINES, Failure, last_lines
 from nemo_rl.utils.exceptions import NemoRLError
 from nemo_rl.utils.files import write_json
 
@@ -217,7 +217,7 @@ def of_hang(node: str, verdict: Verdict) -> Failure:
     )
 
 
-def attempt_tail(log: Path, job_id: int) -> tuple[str, ...]:
+def attempt_tail(log: Path, job_id: int, count: int = LINES) -> tuple[str, ...]:
     """Return the last lines of job.log, of this attempt only."""
     try:
         with log.open("rb") as file:
@@ -227,4 +227,5 @@ def attempt_tail(log: Path, job_id: int) -> tuple[str, ...]:
     except OSError:
         return ()
     begin = text.rfind(f" job {job_id}: attempt ")
-    return last_lines(text[begin:].partition("\n")[2] if begin >= 0 else text)
+    text = text[begin:].partition("\n")[2] if begin >= 0 else text
+    return last_lines(text, count)

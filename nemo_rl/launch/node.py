@@ -45,6 +45,9 @@ from nemo_rl.launch.watchdog import NodeWatchdog
 from nemo_rl.utils import env, pulse
 from nemo_rl.utils.exceptions import LaunchError
 
+SLURMS_LINES = 200
+"""Of job.log, in which SLURM may have said why it ends the job."""
+
 
 class Agent(Watcher):
     """One node's part of the job; `run` returns the exit code."""
@@ -62,6 +65,7 @@ class Agent(Watcher):
         self.ending = ending
         self.witness = ending.witness
         self.failure: Failure | None = None
+        self._log = options.run_dir / JOB_LOG
         self.token = self.bulletin.path(board.TOKEN)
         self.pulses = self.temp_dir / "pulse"
 
@@ -82,10 +86,7 @@ class Agent(Watcher):
             self.say(str(stop))
             self.bulletin.beat("failed", str(stop))
             if self.job.is_head and code == STOPPED:
-                tail = account.attempt_tail(
-                    self.options.run_dir / JOB_LOG, self.job.job_id
-                )
-                self.failure = account.of_slurm(self.job.node_name, tail)
+                self.failure = self._slurms_word()
         finally:
             error = sys.exception()
             if error is not None:
@@ -190,18 +191,24 @@ class Agent(Watcher):
         if self.watchdog is not None and self.watchdog.verdict is not None:
             self.failure = account.of_hang(self.job.node_name, self.watchdog.verdict)
             return code
-        if code in (0, REQUEUE, STOPPED):
+        if code in (0, REQUEUE):
             return code
-        if code != 2:
-            self._check_signals()  # One to all of the job's processes ends it, too.
+        failure = self._slurms_word()
+        if failure is None and code == STOPPED:
+            return code
+        if failure is None and code != 2:
             self.call_roll()
-        log = self.options.run_dir / JOB_LOG
-        failure = account.blame_driver(
-            self.job, self.bulletin, log, code=code, pid=self.driver.pid
+        failure = failure or account.blame_driver(
+            self.job, self.bulletin, self._log, code=code, pid=self.driver.pid
         )
         self.failure = replace(failure, phase=self.state)
         again = code != 2 and failure.explained(self.witness.lines()).again
         return REQUEUE if again else code
+
+    def _slurms_word(self) -> Failure | None:
+        """What SLURM said when it ended the job; it is the cause of all else then."""
+        tail = account.attempt_tail(self._log, self.job.job_id, SLURMS_LINES)
+        return account.of_slurm(self.job.node_name, tail)
 
     # ---- worker
 
