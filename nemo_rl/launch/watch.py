@@ -195,14 +195,11 @@ class Watcher:
                 if self.bulletin.node_status(name)["beat"] == before[name]
             ]
 
-        self.until(
-            lambda: None if mute() else True,
-            ROLL_CALL_S,
-            lambda: (
-                f"node {', '.join(mute())} is lost: the driver failed and it "
-                "does not answer"
-            ),
-        )
+        deadline = time.monotonic() + ROLL_CALL_S
+        self.until(lambda: None if mute() and time.monotonic() < deadline else True)
+        if lost := ", ".join(mute()):
+            text = f"node {lost} is lost: the driver failed and it does not answer"
+            raise _lost(NodeLost(text), lost, "node")
         self._check_peers()  # One that failed says so with its last beat.
 
     def _check_progress(self) -> None:
