@@ -64,10 +64,11 @@ watch_step() {
 
 # Why the attempt before this one ended, where SLURM ended it before it could tell.
 report_last_attempt() {
-    local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
+    local last=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1)) why
     [ "$ATTEMPT" -gt 0 ] && [ -d "$last" ] || return 0
-    if [ -s "$last/failure" ]; then
-        say "attempt $((ATTEMPT - 1)) failed: $(head -n 1 "$last/failure")"
+    why=$(sed -n 's/^  "summary": "\(.*\)",*$/\1/p' "$last/failure.json" 2>/dev/null)
+    if [ -n "$why" ]; then
+        say "attempt $((ATTEMPT - 1)) failed: $why"
     elif [ ! -s "$last/exit_code" ]; then
         say "SLURM ended attempt $((ATTEMPT - 1)): node failure, preemption or requeue"
     fi

@@ -26,7 +26,7 @@ was_cut_short() {
 # An attempt that saved no new checkpoint, twice in a row, would never end.
 may_requeue() {
     local before=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 1))
-    local last=$before/progress
+    local last=$before/progress older=$RUN_DIR/attempts/$SLURM_JOB_ID.$((ATTEMPT - 2))/progress
     [ ! -e "$RUN_DIR/CANCEL" ] || { say "not requeued: cancelled"; return 1; }
     if [ -n "${NEMO_RL_CHAIN_LINK:-}" ]; then
         say "this link ends; the next one of the chain goes on, if there is one"
@@ -42,7 +42,9 @@ may_requeue() {
     fi
     ! was_cut_short || return 0
     cp "$RUN_DIR/PROGRESS" "$ATTEMPT_DIR/progress" 2>/dev/null || : > "$ATTEMPT_DIR/progress"
-    if [ "$ATTEMPT" -gt 0 ] && [ -e "$last" ] && cmp -s "$last" "$ATTEMPT_DIR/progress"; then
+    # The files tell where attempts ended: three alike, or two at the very start.
+    if [ -e "$last" ] && cmp -s "$last" "$ATTEMPT_DIR/progress" &&
+        { [ ! -s "$last" ] || cmp -s "$older" "$last"; }; then
         say "not requeued: two attempts in a row ended without a new checkpoint"
         return 1
     fi

@@ -33,6 +33,8 @@ def placed(error: NemoRLError, *, rank: int, host: str) -> NemoRLError:
     where = f"(rank {rank} on host {host})"
     if where not in str(error):
         error.args = (f"{error} {where}", *error.args[1:])
+    if error.place is None:
+        error.place = {"rank": rank, "host": host}
     return error
 
 
@@ -50,18 +52,22 @@ def foreign_error(
         host: Host of that rank.
         trace: The traceback as text.
     """
+    error: WorkerError | ResourceError
     if _NO_MEMORY.match(summary):
-        return ResourceError(
+        error = ResourceError(
             f"rank {rank} on host {host} ran out of memory in {method}(): {summary}\n"
             "What to do: lower policy.train_micro_batch_size, logprob_batch_size or "
             "generation_batch_size, or raise the parallel sizes."
         )
-    trace = _COLOURS.sub("", trace)
-    tail = "\n".join(trace.rstrip().splitlines()[-TRACEBACK_LINES:])
-    return WorkerError(
-        f"rank {rank} on host {host} failed in {method}(): {summary}\n"
-        f"Last lines of its traceback:\n{tail}"
-    )
+    else:
+        trace = _COLOURS.sub("", trace)
+        tail = "\n".join(trace.rstrip().splitlines()[-TRACEBACK_LINES:])
+        error = WorkerError(
+            f"rank {rank} on host {host} failed in {method}(): {summary}\n"
+            f"Last lines of its traceback:\n{tail}"
+        )
+    error.place = {"rank": rank, "host": host}
+    return error
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,13 @@ _CONSEQUENCE = re.compile(
 """What a rank's collective says when a peer has gone."""
 
 
-def root_cause(failures: list[Failure], *, size: int) -> NemoRLError:
+def root_cause(failures: list[Failure], *, size: int, group: str = "") -> NemoRLError:
     """Pick the failure the others follow from: a death, else not a lost connection.
 
     Args:
         failures: In the order they were noticed, at least one.
         size: Number of ranks, for the message.
+        group: What the group runs; added to the error's place.
     """
 
     def weight(failure: Failure) -> int:
@@ -96,6 +103,7 @@ def root_cause(failures: list[Failure], *, size: int) -> NemoRLError:
         return 2 if _CONSEQUENCE.search(str(failure.error)) else 1
 
     error = min(failures, key=weight).error
+    error.place = (error.place or {}) | {"group": group}
     if len(failures) > 1:
         error.add_note(f"{len(failures)} of {size} ranks failed; this one is shown.")
     return error
@@ -119,12 +127,16 @@ def dead_worker(
         else "that had not started yet"
     )
     shown = f"\nLast lines of its log:\n{log_tail}" if log_tail else ""
-    return WorkerDied(
+    error = WorkerDied(
         f"The worker of rank {rank} {where} died in {method}(): {_telling(reason)}\n"
         "What to do: if it was out of memory, lower policy.train_micro_batch_size or "
         "raise the parallel sizes; otherwise look at that host (dmesg, nvidia-smi). "
         f"The run continues from its newest checkpoint when started again.{shown}"
     )
+    error.place = {"rank": rank, "died": True}
+    if place:
+        error.place |= {"host": place.host, "pid": place.pid}
+    return error
 
 
 _TELLING = re.compile(r"exit detail|killed|memory|node.*(died|dead)", re.IGNORECASE)

@@ -90,7 +90,7 @@ class RayWorkerGroup:
         self._ray = require("ray")
         self._shells: list[Any] = []
         self._places: list[Place] = []
-        self._use_gpus = virtual_cluster.use_gpus
+        self._name, self._use_gpus = actor_class.__name__, virtual_cluster.use_gpus
         # Two threads that call all ranks must not reach them in different orders.
         self._order = threading.Lock()
         cpus, gpus = options.num_cpus, options.num_gpus
@@ -250,7 +250,7 @@ class RayWorkerGroup:
                 limit = time.monotonic() + (0.0 if failure.died else GRACE_S)
                 deadline = min(limit, deadline or limit)
         if failures:
-            raise root_cause(failures, size=self.size)
+            raise root_cause(failures, size=self.size, group=self._name)
         if pending:
             late = sorted(rank_of[ref] for ref in pending)
             places = ", ".join(f"{r} on host {self._host(r)}" for r in late)

@@ -8,14 +8,12 @@ clocks may differ. Knows nothing about Ray and about processes.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 EXIT_CODE = "exit_code"
-FAILURE = "failure"
 HEAD = "head.json"
 TOKEN = "ray_token"
 
@@ -109,14 +107,3 @@ class Bulletin:
             elif now - since > limit_s:
                 found.append(node)
         return found
-
-    def record_failure(self, message: str) -> None:
-        """Keep the first failure of the attempt: later ones are its consequences."""
-        try:
-            handle = os.open(
-                self.path(FAILURE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-            )
-        except FileExistsError:
-            return
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(message + "\n")

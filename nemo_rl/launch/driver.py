@@ -19,6 +19,7 @@ import yaml
 
 from nemo_rl.api.functional import algorithm_of, create_trainer, load_recipe
 from nemo_rl.config.loading import load_recipe_mapping
+from nemo_rl.launch.account import Account
 from nemo_rl.launch.timeline import DriverMoments
 from nemo_rl.launch.watchdog import watched
 from nemo_rl.trainers.callbacks import Callback
@@ -123,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--moments", type=Path, help="file to write to when training began"
     )
+    parser.add_argument(
+        "--account", type=Path, help="where an error is written down, for the agent"
+    )
     parser.add_argument("--debug", action="store_true", help="full tracebacks")
     options = parser.parse_intermixed_args(argv)
     debug = options.debug or env.flag("NEMO_RL_DEBUG")
@@ -132,10 +136,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     moments = DriverMoments(options.moments)
     moments.reached("imported")
-    return guarded(
-        lambda: run(options.recipe, options.overrides, options.run_dir, moments),
-        debug=debug,
-    )
+
+    def told() -> int:
+        with Account(options.account):
+            return run(options.recipe, options.overrides, options.run_dir, moments)
+
+    return guarded(told, debug=debug)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ nodes and the signals of the batch shell, and has a deadline or ends with the jo
 from __future__ import annotations
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -16,46 +15,58 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nemo_rl.launch import account, timeline
 from nemo_rl.launch import bulletin as board
-from nemo_rl.launch import timeline
 from nemo_rl.launch.allocation import Allocation, address_of
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.ending import JOB_LOG, Ending
+from nemo_rl.launch.failure import Failure
+from nemo_rl.launch.guard import bury, stand_guard
 from nemo_rl.launch.local_ray import LocalRay
 from nemo_rl.launch.preflight.node import Preflight
 from nemo_rl.launch.preflight.storage import claim
-from nemo_rl.launch.processes import Child, adopt_orphans, end_all
-from nemo_rl.launch.ray_nodes import alive_addresses
+from nemo_rl.launch.processes import Child, adopt_orphans
+from nemo_rl.launch.ray_nodes import alive_addresses, all_joined, who_is_missing
 from nemo_rl.launch.ray_start import (
     client_environment,
     hold_ports,
     write_token,
 )
 from nemo_rl.launch.record import record_start
-from nemo_rl.launch.watch import REQUEUE, HeadLost, NodeLost, StopRequested, Watcher
+from nemo_rl.launch.watch import (
+    REQUEUE,
+    STOPPED,
+    NodeLost,
+    StopRequested,
+    Watcher,
+)
 from nemo_rl.launch.watchdog import NodeWatchdog
 from nemo_rl.utils import env, pulse
 from nemo_rl.utils.exceptions import LaunchError
 
-ROLL_CALL_S = 12.0
+SLURMS_LINES = 200
+"""Of job.log, in which SLURM may have said why it ends the job."""
 RAY_READY = "ray_ready"
 """File of the node-local folder: every node has joined."""
-JOB_LOG = "job.log"
-"""In the run folder; where `slurm/job.sh` sends the job's output."""
 
 
 class Agent(Watcher):
     """One node's part of the job; `run` returns the exit code."""
 
-    def __init__(self, allocation: Allocation, options: argparse.Namespace) -> None:
+    def __init__(
+        self, allocation: Allocation, options: argparse.Namespace, ending: Ending
+    ) -> None:
         """Choose addresses, ports and folders; nothing is started yet."""
         name = allocation.node_name
         self.ip = address_of(name, alone=allocation.num_nodes == 1)
-        super().__init__(
-            allocation, options, Bulletin(options.attempt_dir, name, ip=self.ip)
-        )
+        ending.board.ip = self.ip
+        super().__init__(allocation, options, ending.board)
         self.ports, self._held = hold_ports(allocation.job_id)
-        folder = f"nemo_rl-{allocation.job_id}-{allocation.node_index}"
-        self.temp_dir = options.temp_root / folder
+        self.temp_dir = ending.temp_dir
+        self.ending = ending
+        self.witness = ending.witness
+        self.failure: Failure | None = None
+        self._log = options.run_dir / JOB_LOG
         self.token = self.bulletin.path(board.TOKEN)
         self.pulses = self.temp_dir / "pulse"
 
@@ -69,22 +80,22 @@ class Agent(Watcher):
             self._local_ray = self._prepare_ray()
             code = self._play()
             grace_s = 2.0
-        except (NodeLost, StopRequested) as stop:
+        except NodeLost as stop:
+            code, self.failure = stop.code, stop.blame(self.job.node_name, self.state)
+            self.say(str(stop))
+        except StopRequested as stop:
             code = stop.code
             self.say(str(stop))
-            if isinstance(stop, HeadLost):
-                with (self.options.run_dir / JOB_LOG).open("a") as log:
-                    print(f"[{self.job.node_name}] {stop}", file=log)
             self.bulletin.beat("failed", str(stop))
-            if isinstance(stop, NodeLost):
-                self.bulletin.record_failure(str(stop))
-                self._keep_ray_logs()
+            if self.job.is_head and code == STOPPED:
+                self.failure = self._slurms_word()
         finally:
-            if self.job.is_head:
-                self.token.unlink(missing_ok=True)
-                self.bulletin.publish(board.EXIT_CODE, code)
-            end_all(grace_s)
-            shutil.rmtree(self.temp_dir, ignore_errors=True)
+            error = sys.exception()
+            if error is not None:
+                self.failure = NodeLost(f"{type(error).__name__}: {error}").blame(
+                    self.job.node_name, self.state
+                )
+            self.ending.run(code, self.failure, grace_s=grace_s)
             self.bulletin.reached("released")
         return code
 
@@ -95,6 +106,7 @@ class Agent(Watcher):
             self._record(allocated)
         if not env.off("NEMO_RL_PREFLIGHT"):
             self.job = Preflight(self, temp_dir=self.temp_dir, ports=self.ports).run()
+            self.ending.job = self.job
             self.bulletin.reached("checked")
             if self.job.is_spare:
                 self.state = "spare"
@@ -142,9 +154,12 @@ class Agent(Watcher):
         self.bulletin.reached("ray")
         self.bulletin.publish(board.HEAD, {"address": address})
         self.until(
-            lambda: self._all_joined(address) or driver.returncode,
+            lambda: all_joined(address, self.job.num_nodes) or driver.returncode,
             max(1.0, limit - (time.monotonic() - began)),
-            lambda: self._who_is_missing(address),
+            lambda: (
+                f"after {limit:.0f} s these nodes had not joined Ray: "
+                f"{who_is_missing(address, self.bulletin, self.job.node_names)}"
+            ),
         )
         if driver.returncode is None:
             self.bulletin.reached("joined")
@@ -155,31 +170,17 @@ class Agent(Watcher):
             (self.temp_dir / RAY_READY).touch()
         return self._follow(driver)
 
-    def _all_joined(self, address: str) -> bool | None:
-        return len(alive_addresses(address) or []) >= self.job.num_nodes or None
-
-    def _who_is_missing(self, address: str) -> str:
-        alive = set(alive_addresses(address) or [])
-        missing = []
-        for name in self.job.node_names:
-            status = self.bulletin.node_status(name)
-            if status["ip"] not in alive:
-                missing.append(f"{name} ({status['state']})")
-        return (
-            f"after {self.options.start_timeout:.0f} s these nodes had not joined Ray: "
-            f"{', '.join(missing)}"
-        )
-
     def _start_driver(self, address: str) -> Child:
         """Start the driver, which reads its recipe and data while Ray comes up.
 
         It joins Ray when the file of NEMO_RL_RAY_READY is there.
         """
-        command = [sys.executable, "-m", "nemo_rl.launch.driver"]
+        command = [sys.executable, "-X", "faulthandler", "-m", "nemo_rl.launch.driver"]
         command += [self.options.recipe, *self.options.overrides]
         command += [f"cluster.num_nodes={self.job.num_nodes}"]
         command += ["--run-dir", str(self.options.run_dir)]
         command += ["--moments", str(self.bulletin.path(timeline.DRIVER))]
+        command += ["--account", str(self.bulletin.path(account.ACCOUNT))]
         variables = env.inherited() | {
             "RAY_ADDRESS": address,
             "RAY_TMPDIR": str(self.temp_dir),
@@ -197,37 +198,28 @@ class Agent(Watcher):
         if code == 128 + signal.SIGTERM and self.was_asked:
             self.say("the driver was ended by SIGTERM before or after training")
             code = REQUEUE
-        if self.watchdog is not None and self.watchdog.verdict is not None:
-            self.bulletin.record_failure(self.watchdog.verdict.text)
-        elif code not in (0, 2, REQUEUE):
-            self._call_roll()
         self.say(f"the driver ended with exit code {code}")
-        return code
-
-    def _call_roll(self) -> None:
-        """Find out whether the driver failed because a node did.
-
-        Ray tells the driver of a lost node before the silence limit has passed;
-        a node that does not beat once more is the cause.
-        """
-        names = self.job.node_names[1:]
-        before = {name: self.bulletin.node_status(name)["beat"] for name in names}
-
-        def mute() -> list[str]:
-            return [
-                name
-                for name in names
-                if self.bulletin.node_status(name)["beat"] == before[name]
-            ]
-
-        self.until(
-            lambda: None if mute() else True,
-            ROLL_CALL_S,
-            lambda: (
-                f"node {', '.join(mute())} is lost: the driver failed and it "
-                "does not answer"
-            ),
+        if self.watchdog is not None and self.watchdog.verdict is not None:
+            self.failure = account.of_hang(self.job.node_name, self.watchdog.verdict)
+            return code
+        if code in (0, REQUEUE):
+            return code
+        failure = self._slurms_word()
+        if failure is None and code == STOPPED:
+            return code
+        if failure is None and code != 2:
+            self.call_roll()
+        failure = failure or account.blame_driver(
+            self.job, self.bulletin, self._log, code=code, pid=self.driver.pid
         )
+        self.failure = replace(failure, phase=self.state)
+        again = code != 2 and failure.explained(self.witness.lines()).again
+        return REQUEUE if again else code
+
+    def _slurms_word(self) -> Failure | None:
+        """What SLURM said when it ended the job; it is the cause of all else then."""
+        tail = account.attempt_tail(self._log, self.job.job_id, SLURMS_LINES)
+        return account.of_slurm(self.job.node_name, tail)
 
     # ---- worker
 
@@ -266,12 +258,6 @@ class Agent(Watcher):
         )
         return self.ray
 
-    def _keep_ray_logs(self) -> None:
-        logs = self.temp_dir / "session_latest" / "logs"
-        target = self.bulletin.path(f"ray-logs-{self.job.node_name}")
-        if logs.is_dir():
-            shutil.copytree(logs, target, dirs_exist_ok=True, symlinks=True)
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line that `slurm/job.sh` writes."""
@@ -289,10 +275,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the agent; problems of the start are one paragraph and exit code 2."""
     options = parse(argv)
     try:
-        return Agent(Allocation.from_environment(env.inherited()), options).run()
+        job = Allocation.from_environment(env.inherited())
     except LaunchError as error:
-        print(f"nemo_rl.launch.node: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return _refuse(error)
+    ending = Ending(
+        job,
+        Bulletin(options.attempt_dir, job.node_name),
+        run_dir=options.run_dir,
+        temp_dir=options.temp_root / f"nemo_rl-{job.job_id}-{job.node_index}",
+    )
+    dead = stand_guard()
+    if dead is not None:
+        return bury(ending, *dead, requeue=REQUEUE)
+    try:
+        return Agent(job, options, ending).run()
+    except LaunchError as error:
+        return _refuse(error)
+
+
+def _refuse(error: LaunchError) -> int:
+    print(f"nemo_rl.launch.node: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 if __name__ == "__main__":

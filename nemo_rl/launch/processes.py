@@ -18,7 +18,10 @@ from pathlib import Path
 PR_SET_CHILD_SUBREAPER = 36
 TAIL_LINES = 10
 TAIL_WIDTH = 300
-_NOISE = re.compile(r"\[state-dump\]| I \d+ \d+\] \(raylet\)")
+_NOISE = re.compile(
+    r"\[state-dump\]| I \d+ \d+\] \(raylet\)|^\s*-? ?(num )?(bytes|objects) |"
+    r"objects of total size|(BEGIN|END) \w+\.(out|err) tail"
+)
 
 
 class Child:
@@ -83,17 +86,26 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
-    def tail(self) -> str:
-        """Return the end of its log, indented, without what Ray's raylet dumps."""
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def last_lines(self, count: int) -> list[str]:
+        """Return the end of its log, without what Ray's raylet dumps."""
         if self.log is None or not self.log.exists():
-            return ""
+            return []
         text = self.log.read_text(encoding="utf-8", errors="replace")
         lines = [
             line.strip()[:TAIL_WIDTH]
             for line in text.splitlines()
             if line.strip() and not _NOISE.search(line)
         ]
-        return "".join(f"\n    {line}" for line in lines[-TAIL_LINES:])
+        return lines[-count:]
+
+    def tail(self) -> str:
+        """Return the end of its log, indented."""
+        return "".join(f"\n    {line}" for line in self.last_lines(TAIL_LINES))
 
 
 def adopt_orphans() -> None:

@@ -6,10 +6,12 @@ what happened, so it only talks to the head's node table.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from nemo_rl.launch.bulletin import Bulletin
 from nemo_rl.utils.imports import require
 
 TIMEOUT_S = 5.0
@@ -38,6 +40,19 @@ def alive_addresses(address: str) -> list[str] | None:
         for node in nodes.values()
         if node.state == states.ALIVE
     ]
+
+
+def all_joined(address: str, num_nodes: int) -> bool:
+    """Return whether so many nodes of the head's Ray are alive."""
+    return len(alive_addresses(address) or []) >= num_nodes
+
+
+def who_is_missing(address: str, board: Bulletin, names: Iterable[str]) -> str:
+    """Name the nodes that Ray does not know, each with what it said last."""
+    alive = set(alive_addresses(address) or [])
+    said = {name: board.node_status(name) for name in names}
+    missing = [name for name in said if said[name]["ip"] not in alive]
+    return ", ".join(f"{name} ({said[name]['state']})" for name in missing)
 
 
 @lru_cache(maxsize=1)

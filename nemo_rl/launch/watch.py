@@ -9,10 +9,13 @@ import argparse
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
+from nemo_rl.launch.account import of_hang, of_ray
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import EXIT_CODE, Bulletin
+from nemo_rl.launch.failure import Failure
 from nemo_rl.launch.processes import Child
 from nemo_rl.launch.watchdog import NodeWatchdog
 from nemo_rl.utils.exceptions import LaunchError
@@ -22,8 +25,11 @@ PREEMPT = "PREEMPT"
 TICK_S = 0.25
 BEAT_S = 2.0
 SILENCE_LIMIT_S = 30.0
+ROLL_CALL_S = 12.0
 REQUEUE = 75
 STOPPED = 143
+RAY_LINES = 500
+"""Of its log, in which Ray says which of its daemons has ended."""
 
 T = TypeVar("T")
 
@@ -33,6 +39,17 @@ class NodeLost(LaunchError):
 
     code = REQUEUE
     """What the agent ends with; `slurm/job.sh` requeues the job for it."""
+    process = "agent"
+    """Who noticed it, where nobody else is named."""
+    failure: Failure | None = None
+    """Who failed, where that is more than the message says."""
+
+    def blame(self, node: str, phase: str) -> Failure:
+        """Return who failed, as far as this node knows."""
+        failure = self.failure or Failure(
+            node=node, process=self.process, message=str(self), raised=True
+        )
+        return replace(failure, phase=phase)
 
 
 class HeadLost(NodeLost):
@@ -41,6 +58,8 @@ class HeadLost(NodeLost):
 
 class NodesFailed(NodeLost):
     """Nodes did not pass their checks: the next attempt shall have others."""
+
+    process = "checks"
 
 
 class StopRequested(LaunchError):
@@ -127,10 +146,17 @@ class Watcher:
             return
         if not self.job.is_head and self.ended():
             return
-        raise NodeLost(
+        lost = NodeLost(
             f"node {self.job.node_name}: Ray ended with exit code "
             f"{self.ray.returncode}:{self.ray.tail()}"
         )
+        lost.failure = of_ray(
+            self.job.node_name,
+            self.ray.returncode,
+            self.ray.last_lines(RAY_LINES),
+            pid=self.ray.pid,
+        )
+        raise lost
 
     def _check_peers(self) -> None:
         """The head watches every node, a node watches the head."""
@@ -141,15 +167,40 @@ class Watcher:
         for name in peers if self.job.is_head else ():
             status = self.bulletin.node_status(name)
             if status["state"] == "failed":
-                raise NodeLost(status["message"].partition("\n")[0].rstrip(":"))
+                text = status["message"].partition("\n")[0].rstrip(":")
+                raise _lost(NodeLost(text), name, "agent")
         # Before it first reports, a node may still be unpacking a container.
         reported = [p for p in peers if self.bulletin.node_status(p)["beat"]]
         silent = self.bulletin.silent(reported, SILENCE_LIMIT_S)
         if silent and not self.ended():
-            raise (NodeLost if self.job.is_head else HeadLost)(
+            lost = (NodeLost if self.job.is_head else HeadLost)(
                 f"node {', '.join(silent)} is lost: no sign of life for "
                 f"{SILENCE_LIMIT_S:.0f} s"
             )
+            raise _lost(lost, ", ".join(silent), "node")
+
+    def call_roll(self) -> None:
+        """Find out whether the driver failed because a node did.
+
+        Ray tells the driver of a lost node before the silence limit has passed;
+        a node that does not beat once more is the cause.
+        """
+        names = self.job.node_names[1:]
+        before = {name: self.bulletin.node_status(name)["beat"] for name in names}
+
+        def mute() -> list[str]:
+            return [
+                name
+                for name in names
+                if self.bulletin.node_status(name)["beat"] == before[name]
+            ]
+
+        deadline = time.monotonic() + ROLL_CALL_S
+        self.until(lambda: None if mute() and time.monotonic() < deadline else True)
+        if lost := ", ".join(mute()):
+            text = f"node {lost} is lost: the driver failed and it does not answer"
+            raise _lost(NodeLost(text), lost, "node")
+        self._check_peers()  # One that failed says so with its last beat.
 
     def _check_progress(self) -> None:
         """The head, while its driver runs: does anything still move?"""
@@ -159,7 +210,9 @@ class Watcher:
         if text := dog.look():
             self.say(text)
         if dog.overdue and dog.verdict is not None:
-            raise NodeLost(f"{dog.verdict.text} The driver did not end when asked to.")
+            lost = NodeLost(f"{dog.verdict.text} The driver did not end when asked to.")
+            lost.failure = of_hang(self.job.node_name, dog.verdict)
+            raise lost
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self._signal = number
@@ -184,3 +237,8 @@ class Watcher:
         self._asked = True
         self.say("asking the driver to save and end")
         self.driver.send(signal.SIGUSR2)
+
+
+def _lost(error: NodeLost, node: str, process: str) -> NodeLost:
+    error.failure = Failure(node=node, process=process, message=str(error))
+    return error

@@ -19,13 +19,15 @@ Each takes its message alone, so that it survives pickling between processes.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class NemoRLError(Exception):
     """Base of all errors of nemo_rl; `exit_code` is what the driver ends with."""
 
     exit_code: ClassVar[int] = 1
+    place: dict[str, Any] | None = None
+    """Of a worker's error: rank, host, pid, group, died; set where it is worded."""
 
 
 class ConfigurationError(NemoRLError, ValueError):

@@ -121,7 +121,7 @@ class Cluster:
         return job
 
     def tell(self, order: str) -> None:
-        """Send "kill NODE" (power loss) or "start NODE" to the cluster's process."""
+        """Send "kill NODE" (power loss), "crash NODE" (its slurmd) or "start NODE"."""
         self._process.stdin.write(order + "\n")
         self._process.stdin.flush()
         if "done" not in self._process.stdout.readline():

@@ -11,8 +11,10 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from nemo_rl.launch.account import of_driver
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import EXIT_CODE, Bulletin
+from nemo_rl.launch.failure import record
 from nemo_rl.launch.node import parse
 from nemo_rl.launch.record import record_start
 from nemo_rl.utils import env
@@ -68,7 +70,9 @@ def train(options, board) -> int:
         board.beat("training")
         if step == fail_at:
             print("ValueError: the loss is not finite", flush=True)
-            board.record_failure(f"node {board.node}: the driver failed:\nValueError")
+            account = {"message": "ValueError: the loss is not finite"}
+            told = of_driver(board.node, 1, account, names=(board.node,), tail=())
+            record(options.attempt_dir, told.explained())
             return 1
         if (run_dir / "PREEMPT").exists():
             progress.write_text(f"{run_dir}/checkpoints/step_{step:06d}\n")

@@ -76,6 +76,11 @@ class Daemons:
             except (FileNotFoundError, ProcessLookupError):
                 continue
 
+    def crash_daemon(self, name: str) -> None:
+        """Kill a node's slurmd; what it has started lives on."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
     def _start(self, name: str, command: list[str]) -> None:
         log = (self.root / "log" / f"{name}.out").open("ab")
         self.processes[name] = subprocess.Popen(
@@ -242,7 +247,8 @@ def main() -> None:
     print(READY, flush=True)
     for line in sys.stdin:
         verb, name = line.split()
-        {"kill": daemons.kill_node, "start": daemons.start_node}[verb](name)
+        orders = {"kill": daemons.kill_node, "crash": daemons.crash_daemon}
+        orders.get(verb, daemons.start_node)(name)
         print("done", flush=True)
 
 

@@ -102,13 +102,15 @@ def test_a_failure_is_told_by_status_logs_and_report(cluster, submit, nemo_rl):
         number = submit("--nodes=1", RECIPE, "steps=9", "fail_at=4")
         state = until(nemo_rl, number, lambda s: s["state"] == "failed")
         assert state["attempts"][0]["exit_code"] == 1
-        assert "the driver failed" in state["why"]
+        assert "driver failed: ValueError: the loss is not finite" in state["why"]
+        assert "training diverged" in state["why"]
         log = nemo_rl("logs", number, "--attempt", f"{number}.0").stdout
         assert "ValueError: the loss is not finite" in log
         (node,) = state["attempts"][0]["nodes"]
         assert "Ray began" in nemo_rl("logs", number, "--node", node).stdout
         report = nemo_rl("report", number).stdout
         assert "ValueError: the loss is not finite" in report
+        assert "lower the learning rate" in report
         assert "grpo.max_num_steps" in report
 
 

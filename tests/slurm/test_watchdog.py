@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -39,5 +40,8 @@ def test_the_worker_that_stands_still_is_named_and_the_job_begins_anew(
     assert len(texts) == 2
     assert "==== driver, process" in "".join(texts)
     assert "(it did not answer)" in "".join(texts)
+    found = json.loads((attempt / "failure.json").read_text())
+    assert (found["process"], found["rank"]) == ("worker", 1)
+    assert "nothing got done any more" in found["cause"]
     run.finish(150)
     assert run.steps() == list(range(1, 13))

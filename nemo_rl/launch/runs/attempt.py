@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from nemo_rl.launch import failure as failures
 from nemo_rl.launch import record
+from nemo_rl.launch.account import attempt_tail
+from nemo_rl.launch.failure import Failure
 from nemo_rl.launch.record import changed_at
 
 FRESH_S = 60.0
@@ -53,11 +56,20 @@ class Attempt:
         return int(words[0]) if ended and words[0].isdigit() else None
 
     @cached_property
-    def failure(self) -> str:
-        """The first failure of the attempt, as its node told it; "" for none."""
-        text = text_of(self.folder / "failure").strip()
-        content = record.read(self.folder, "failure.json")
-        return text or str(content.get("message") or content.get("summary") or "")
+    def failure(self) -> Failure | None:
+        """The first failure of the attempt: who, why, what to do; None for none.
+
+        Where no agent began, job.log has to tell: of an image, or an interpreter.
+        """
+        found, code = failures.read(self.folder), self.exit_code
+        if found is not None or self.facts or code in (None, 0, 2, 75):
+            return found
+        tail = attempt_tail(self.folder.parents[1] / "job.log", self.job_id)
+        message = "the job's step did not start"
+        step = Failure(
+            node="", process="srun", message=message, exit_code=code, lines=tail
+        )
+        return step.explained()
 
     @cached_property
     def statuses(self) -> dict[str, dict[str, Any]]:
@@ -102,7 +114,7 @@ class Attempt:
     def outcome(self) -> str:
         """How it ended, in words."""
         if self.failure:
-            return self.failure.splitlines()[0].rstrip(":")
+            return self.failure.headline
         if self.exit_code is not None:
             default = f"failed with exit code {self.exit_code}"
             return _MEANINGS.get(self.exit_code, default)

@@ -186,7 +186,8 @@ def _failures(run: RunFolder) -> list[str]:
         failed = attempt.failure or attempt.exit_code not in (None, 0, 75)
         if failed:
             parts.append(f"### Attempt {attempt.label}")
-            parts.append(_fenced(attempt.failure or attempt.outcome))
+            told = attempt.failure.block() if attempt.failure else attempt.outcome
+            parts.append(_fenced(told))
             if lines := _last_words(run, attempt):
                 parts.append(f"Last lines of its log:\n\n{_fenced(lines)}")
     return ["## Failures", *parts] if parts else []

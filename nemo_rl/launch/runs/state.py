@@ -182,6 +182,7 @@ class RunState:
                     "seconds": attempt.elapsed_s,
                     "exit_code": attempt.exit_code,
                     "outcome": self.outcome(attempt),
+                    "failure": attempt.failure and attempt.failure.as_json(),
                 }
                 for attempt in run.attempts
             ],

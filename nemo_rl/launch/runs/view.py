@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nemo_rl.infra.progress import duration, number, shortened, sparkline
+from nemo_rl.launch.failure import Failure
 from nemo_rl.launch.hostlist import compress
 from nemo_rl.launch.runs.attempt import Attempt
 from nemo_rl.launch.runs.state import RunState
@@ -115,6 +116,9 @@ def draw_run(state: RunState) -> RenderableType:
     parts: list[RenderableType] = [table]
     if run.attempts:
         parts.append(draw_attempts(run.attempts, state.outcome))
+        failure = run.attempts[-1].failure
+        if failure is not None:
+            parts.append(draw_failure(failure))
     if len(state.run.job_ids) > 1:
         numbers = ", ".join(map(str, run.job_ids))
         parts.append(Text(f"jobs of this run: {numbers}", style=_LABEL))
@@ -151,6 +155,24 @@ def draw_attempts(
             "-" if code is None else str(code),
             Text(outcome(attempt), style=_outcome_style(attempt)),
         )
+    return table
+
+
+def draw_failure(failure: Failure) -> RenderableType:
+    """Why the last attempt failed, and what to do."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style=_LABEL, no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {
+        "failed": Text(failure.summary, style="red"),
+        "cause": failure.cause,
+        "told by": failure.evidence,
+        "to do": failure.cure,
+        "its logs": failure.logs,
+    }
+    for label, text in rows.items():
+        if text:
+            table.add_row(label, text)
     return table
 
 

@@ -1,5 +1,7 @@
 """Which of several failures is shown, and how."""
 
+import pickle
+
 from nemo_rl.distributed.failures import (
     Failure,
     dead_worker,
@@ -17,13 +19,17 @@ DEATH = Failure(WorkerError("rank 2 died"), died=True)
 
 def test_a_death_beats_a_bug_beats_a_lost_connection():
     assert root_cause([LOST, BUG, DEATH], size=3) is DEATH.error
-    assert root_cause([LOST, BUG], size=3) is BUG.error
+    assert root_cause([LOST, BUG], size=3, group="Trainer") is BUG.error
+    assert BUG.error.place == {"group": "Trainer"}
     assert "2 of 3 ranks failed; this one is shown." in BUG.error.__notes__
 
 
 def test_a_place_is_added_once():
     error = placed(placed(DataError("bad"), rank=1, host="n0"), rank=1, host="n0")
     assert str(error) == "bad (rank 1 on host n0)"
+    assert error.place == {"rank": 1, "host": "n0"}
+    copy = pickle.loads(pickle.dumps(error))
+    assert copy.place == error.place
 
 
 def test_a_trace_is_shortened_and_loses_its_colours():
@@ -46,7 +52,9 @@ def test_a_death_says_where_why_and_what_to_do():
         "The actor died.\nWorker exit detail: killed by the OOM killer. "
         "Some common causes include: (1) everything"
     )
-    text = str(dead_worker("train", reason, rank=3, place=place, log_tail="last"))
+    error = dead_worker("train", reason, rank=3, place=place, log_tail="last")
+    assert error.place == {"rank": 3, "host": "n1", "pid": 7, "died": True}
+    text = str(error)
     assert "rank 3 on host n1 (node abababababab, process 7) died in train()" in text
     assert "killed by the OOM killer." in text and "common causes" not in text
     assert "train_micro_batch_size" in text and text.endswith("log:\nlast")

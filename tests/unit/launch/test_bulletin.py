@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from nemo_rl.launch.bulletin import EXIT_CODE, FAILURE, HEAD, Bulletin
+from nemo_rl.launch.bulletin import EXIT_CODE, HEAD, Bulletin
 
 
 def test_published_files_are_read_by_others(tmp_path):
@@ -34,10 +34,3 @@ def test_silence_is_judged_by_the_readers_clock(tmp_path):
     assert head.silent(["b"], 0.05) == ["b"]
     worker.beat("joined")
     assert head.silent(["b"], 0.05) == []
-
-
-def test_the_first_failure_is_kept(tmp_path):
-    bulletin = Bulletin(tmp_path, "a")
-    bulletin.record_failure("node b is lost")
-    bulletin.record_failure("the driver failed")
-    assert (tmp_path / FAILURE).read_text() == "node b is lost\n"

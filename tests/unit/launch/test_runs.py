@@ -18,6 +18,7 @@ from rich.console import Console
 from nemo_rl.launch import site
 from nemo_rl.launch.__main__ import main
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.failure import Failure, record
 from nemo_rl.launch.runs.attach import container_words
 from nemo_rl.launch.runs.cancel import dependents
 from nemo_rl.launch.runs.find import all_runs, find_run
@@ -41,7 +42,7 @@ def write_attempt(run, job, number, *, code=None, failure="", nodes=("n0", "n1")
     if code is not None:
         (folder / "exit_code").write_text(str(code))
     if failure:
-        (folder / "failure").write_text(failure + "\n")
+        record(folder, Failure(node="n1", process="node", message=failure))
     with (run / "job.log").open("a") as log:
         print(f"2026-11-21 20:00:00 job {job}: attempt {number}: x on n[0-1]", file=log)
         print(f"words of {job}.{number}", file=log)
@@ -530,6 +531,40 @@ def test_cancel_of_what_has_ended(root, slurm, capsys):
     assert not (root / "orders").exists()
 
 
+def test_a_step_that_did_not_start_is_told_by_the_log(root):
+    path = write_run(root)
+    (path / "attempts" / "17.0").mkdir(parents=True)
+    (path / "EXIT_CODE").write_text("1 17\n")
+    (path / "job.log").write_text(
+        "d job 17: attempt 0: x on n0\n/usr/bin/python3: No module named nemo_rl\n"
+    )
+    (attempt,) = RunFolder(path).attempts
+    assert attempt.outcome == (
+        "srun ended with exit code 1: a library is missing or does not fit"
+    )
+    assert "NEMO_RL_PYTHON" in attempt.failure.cure
+    (path / "EXIT_CODE").write_text("0 17\n")
+    assert RunFolder(path).attempts[0].failure is None
+
+
+def test_status_shows_why_the_last_attempt_failed(root):
+    path = write_run(root)
+    folder = write_attempt(path, 17, 0, code=75)
+    message = "CUDA out of memory. Tried to allocate"
+    died = Failure(
+        node="n1", process="worker", rank=3, message=message, logs="/logs/of/n1"
+    )
+    record(folder, died.explained())
+    state = RunState(RunFolder(path), {})
+    screen = Console(file=io.StringIO(), width=80)
+    screen.print(draw_run(state))
+    text = screen.file.getvalue()
+    for part in ("worker of rank 3", "memory does not suffice", "/logs/of/n1"):
+        assert part in text
+    (attempt,) = state.as_json()["attempts"]
+    assert (attempt["failure"]["rank"], attempt["failure"]["again"]) == (3, False)
+
+
 # ---- report
 
 
@@ -547,7 +582,8 @@ def test_report_tells_configuration_curve_failures_and_cost(root, capsys):
     assert "Reward from 0.1000 to 0.4000" in text
     assert "| node-hours | 4.00 |" in text
     assert "| GPU-hours | 32.00 |" in text
-    assert "````text\nnode n1: Ray ended:\n| ```oom```\n````" in text
+    assert "````text\n---- first failure ---" in text
+    assert "| ```oom```" in text
     assert "words of 17.1\n" in text
     assert "words of 17.0\n" not in text
     assert main(["report", "17", "--no-slurm"]) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_rl.launch.failure import Failure, record
 from nemo_rl.launch.site import root_dir
 
 ROOT = root_dir()
@@ -140,10 +141,19 @@ def test_75_requeues_while_there_is_progress(job):
     assert calls == "requeue 7\nupdate JobId=7 StartTime=now+5\n"
     _, log = job(attempt=1, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
     assert "goes on from step_2" in log
-    code, log = job(attempt=2, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
+    _, log = job(attempt=2, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
+    assert log.count("goes on from step_2") == 2  # Once may be bad luck.
+    code, log = job(attempt=3, HEAD_SAYS=75, PROGRESS_OF_TEST="step_2")
     assert code == 75
     assert "not requeued: two attempts in a row ended without a new" in log
-    assert (job.folder / "scontrol.args").read_text().count("requeue") == 2
+    assert (job.folder / "scontrol.args").read_text().count("requeue") == 3
+
+
+def test_75_twice_at_the_start_ends_the_job(job):
+    _, log = job(HEAD_SAYS=75)
+    assert "goes on from the start" in log
+    code, log = job(attempt=1, HEAD_SAYS=75)
+    assert (code, "two attempts in a row ended without a new" in log) == (75, True)
 
 
 def test_nodes_that_failed_their_checks_are_left_out(job):
@@ -167,8 +177,9 @@ def test_a_preemption_is_no_lack_of_progress(job):
         _, log = job(attempt=attempt, ASKED_OF_TEST=1, **saved)
     assert "not requeued" not in log
     (job.folder / "end.says").write_text("7 2001-01-01T00:00:00\n")
-    job(attempt=3, ASKED_OF_TEST=1, **saved)
-    code, log = job(attempt=4, ASKED_OF_TEST=1, **saved)
+    for attempt in (3, 4):
+        job(attempt=attempt, ASKED_OF_TEST=1, **saved)
+    code, log = job(attempt=5, ASKED_OF_TEST=1, **saved)
     assert (code, "two attempts in a row ended without" in log) == (75, True)
 
 
@@ -274,10 +285,11 @@ def test_an_attempt_begins_with_why_the_last_one_ended(job):
     job(SRUN_CODE=1)
     _, log = job(attempt=1, HEAD_SAYS=0)
     assert "SLURM ended attempt 0: node failure, preemption or requeue" in log
-    failure = job.folder / "run" / "attempts" / "7.1" / "failure"
-    failure.write_text("node gpu3 is lost\nand more\n")
+    folder = job.folder / "run" / "attempts" / "7.1"
+    message = 'node gpu3 is lost: "no" \\ sign\nand more'
+    record(folder, Failure(node="gpu3", process="node", message=message))
     _, log = job(attempt=2, HEAD_SAYS=0)
-    assert "attempt 1 failed: node gpu3 is lost\n" in log
+    assert "attempt 1 failed: node gpu3 is lost: 'no' ' sign\n" in log
 
 
 def test_a_site_fills_in_what_is_not_set(job):

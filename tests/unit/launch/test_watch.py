@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -141,3 +142,26 @@ def test_a_warning_does_not_disturb_a_worker(make, tmp_path):
     worker = make(1)
     began = time.monotonic()
     assert worker.until(lambda: time.monotonic() - began > 0.1 or None)
+
+
+def test_a_roll_call_names_the_node_that_does_not_answer(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "ROLL_CALL_S", 0.2)
+    head = make(0)
+    Bulletin(tmp_path / "at", "b").beat("joined")
+    with pytest.raises(NodeLost, match="node b is lost: the driver failed") as caught:
+        head.call_roll()
+    failure = caught.value.blame("a", "training")
+    assert (failure.node, failure.process, failure.phase) == ("b", "node", "training")
+
+
+def test_a_roll_call_hears_of_a_failed_node(make, tmp_path, monkeypatch):
+    head = make(0)
+    board = Bulletin(tmp_path / "at", "b")
+    board.beat("joined")
+    board.beat("failed", "node b: raylet was killed by SIGKILL")
+    monkeypatch.setattr(watch, "BEAT_S", 1000.0)  # So that only the end looks.
+    head._next_beat = float("inf")
+    threading.Timer(0.1, board.beat, ("failed", "node b: raylet was killed")).start()
+    with pytest.raises(NodeLost, match="raylet was killed") as caught:
+        head.call_roll()
+    assert caught.value.blame("a", "").node == "b"
