@@ -7,7 +7,7 @@
 
 NEMO_RL_ROOT=${NEMO_RL_ROOT:-$SLURM_SUBMIT_DIR}
 REQUEUE_CODE=75
-export NEMO_RL_JOB_BEGAN=${EPOCHREALTIME/,/.}
+JOB_BEGAN=${EPOCHREALTIME/,/.}
 
 say() { printf '%(%F %T)T job %s: %s\n' -1 "$SLURM_JOB_ID" "$*"; }
 
@@ -99,7 +99,7 @@ source "$NEMO_RL_ROOT/slurm/container.sh"
 obey_stop
 rm -f "$RUN_DIR/STOPPED"
 export PYTHONPATH=$NEMO_RL_ROOT${PYTHONPATH:+:$PYTHONPATH}
-export NEMO_RL_STEP_BEGAN=${EPOCHREALTIME/,/.}
+export NEMO_RL_JOB_BEGAN=$JOB_BEGAN NEMO_RL_STEP_BEGAN=${EPOCHREALTIME/,/.}
 read -ra EXTRA <<< "${NEMO_RL_SRUN_ARGS:-}"
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
     --cpu-bind=none --kill-on-bad-exit=0 --wait=60 "${EXTRA[@]}" "${CONTAINER_SRUN[@]}" \
