@@ -193,7 +193,7 @@ class Agent(Watcher):
     def _follow(self, driver: Child) -> int:
         self.state = "training"
         self.driver = driver  # From now on signals are for it.
-        code = self.until(lambda: self.driver.returncode)
+        code = self.until(lambda: driver.returncode)
         self.bulletin.reached("ended")
         if code == 128 + signal.SIGTERM and self.was_asked:
             self.say("the driver was ended by SIGTERM before or after training")
@@ -207,11 +207,12 @@ class Agent(Watcher):
         failure = self._slurms_word()
         if failure is None and code == STOPPED:
             return code
-        if failure is None and code != 2:
-            self.call_roll()
-        failure = failure or account.blame_driver(
-            self.job, self.bulletin, self._log, code=code, pid=self.driver.pid
-        )
+        if failure is None:
+            if code != 2:
+                self.call_roll()
+            failure = account.blame_driver(
+                self.job, self.bulletin, self._log, code=code, pid=driver.pid
+            )
         self.failure = replace(failure, phase=self.state)
         again = code != 2 and failure.explained(self.witness.lines()).again
         return REQUEUE if again else code
@@ -276,26 +277,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     try:
         job = Allocation.from_environment(env.inherited())
-    except LaunchError as error:
-        return _refuse(error)
-    ending = Ending(
-        job,
-        Bulletin(options.attempt_dir, job.node_name),
-        run_dir=options.run_dir,
-        temp_dir=options.temp_root / f"nemo_rl-{job.job_id}-{job.node_index}",
-    )
-    dead = stand_guard()
-    if dead is not None:
-        return bury(ending, *dead, requeue=REQUEUE)
-    try:
+        ending = Ending(
+            job,
+            Bulletin(options.attempt_dir, job.node_name),
+            run_dir=options.run_dir,
+            temp_dir=options.temp_root / f"nemo_rl-{job.job_id}-{job.node_index}",
+        )
+        dead = stand_guard()
+        if dead is not None:
+            return bury(ending, *dead, requeue=REQUEUE)
         return Agent(job, options, ending).run()
     except LaunchError as error:
-        return _refuse(error)
-
-
-def _refuse(error: LaunchError) -> int:
-    print(f"nemo_rl.launch.node: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
+        print(f"nemo_rl.launch.node: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Two jobs on one node, and what a killed job left there.
 
 The driver is a stand-in that joins its Ray, says what it sees, and waits for the other
-job's; all around it is real. Real trainings on one node: test_training.py.
+job's; all around it is real. Two trainings on one node have not been tried.
 """
 
 from __future__ import annotations
