@@ -21,7 +21,7 @@ from nemo_rl.launch.failure import LINES, Failure, last_lines
 from nemo_rl.utils.exceptions import NemoRLError
 from nemo_rl.utils.files import write_json
 
-ACCOUNT = "driver.json"
+ACCOUNT = "account.json"
 """In the attempt's folder."""
 _TAIL_BYTES = 64 * 1024
 _SLURM = re.compile(r"DUE TO (NODE FAILURE|PREEMPTION|TIME LIMIT)|Node failure on")

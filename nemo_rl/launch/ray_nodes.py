@@ -6,6 +6,7 @@ what happened, so it only talks to the head's node table.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib import import_module
@@ -27,6 +28,9 @@ def alive_addresses(address: str) -> list[str] | None:
     Raises:
         ConfigurationError: Ray is not installed.
     """
+    # Ray's client would wait for the head for minutes, and its caller has to go on.
+    if not _listens(address):
+        return None
     # By name: the package must stay importable where there is no Ray.
     errors = require("ray").exceptions
     states = import_module("ray.core.generated.gcs_pb2").GcsNodeInfo
@@ -53,6 +57,15 @@ def who_is_missing(address: str, board: Bulletin, names: Iterable[str]) -> str:
     said = {name: board.node_status(name) for name in names}
     missing = [name for name in said if said[name]["ip"] not in alive]
     return ", ".join(f"{name} ({said[name]['state']})" for name in missing)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1.0):
+            return True
+    except OSError:
+        return False
 
 
 @lru_cache(maxsize=1)

@@ -32,7 +32,7 @@ def test_a_dead_worker_is_told_with_its_own_log(tmp_path):
     place = Place(host="n1.cluster.org", address="1.2.3.4", node_id="ab", pid=7)
     error = dead_worker("train", "", rank=3, place=place, log_tail="one\ntwo")
     error.place["group"] = "TrainingWorker"
-    found = told(tmp_path / "driver.json", error)
+    found = told(tmp_path / "account.json", error)
     assert (found.node, found.process, found.rank, found.pid) == ("n1", "worker", 3, 7)
     assert (found.group, found.raised) == ("TrainingWorker", False)
     assert found.lines == ("one", "two")
@@ -42,13 +42,13 @@ def test_a_dead_worker_is_told_with_its_own_log(tmp_path):
 
 def test_a_worker_that_raised_is_told_with_its_traceback(tmp_path):
     error = foreign_error("train", "KeyError: 'x'", rank=1, host="n1", trace="a\nb")
-    found = told(tmp_path / "driver.json", error)
+    found = told(tmp_path / "account.json", error)
     assert (found.node, found.rank, found.raised) == ("n1", 1, True)
     assert (found.lines, found.explained().again) == (("a", "b"), False)
 
 
 def test_an_exception_of_the_driver_itself(tmp_path):
-    found = told(tmp_path / "driver.json", RuntimeError("no idea"))
+    found = told(tmp_path / "account.json", RuntimeError("no idea"))
     assert (found.node, found.process, found.exit_code) == ("n0", "driver", 1)
     assert found.message == "RuntimeError: no idea"
     assert found.lines[-1] == "RuntimeError: no idea"
@@ -76,7 +76,7 @@ def test_ray_names_its_daemon():
 
 
 def test_only_exceptions_are_written(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Account(tmp_path / "driver.json"):
+    with pytest.raises(KeyboardInterrupt), Account(tmp_path / "account.json"):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="x"), Account(None):
         raise ValueError("x")
