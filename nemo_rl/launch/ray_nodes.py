@@ -28,11 +28,11 @@ def alive_addresses(address: str) -> list[str] | None:
     Raises:
         ConfigurationError: Ray is not installed.
     """
+    # By name: the package must stay importable where there is no Ray.
+    errors = require("ray").exceptions
     # Ray's client would wait for the head for minutes, and its caller has to go on.
     if not _listens(address):
         return None
-    # By name: the package must stay importable where there is no Ray.
-    errors = require("ray").exceptions
     states = import_module("ray.core.generated.gcs_pb2").GcsNodeInfo
     try:
         nodes = _client(address).get_all_node_info(timeout=TIMEOUT_S)
