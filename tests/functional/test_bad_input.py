@@ -85,6 +85,7 @@ def test_folder_without_a_model(values, tmp_path):
     refused_before_ray(values, tmp_path, "config.json")
 
 
+@pytest.mark.slow
 def test_wrong_shape_in_safetensors(values, model, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(model, broken)

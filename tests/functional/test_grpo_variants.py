@@ -289,6 +289,7 @@ def trained(tmp_path_factory) -> Trained:
     return Trained(out, dict(zip(names, references, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", FORMULAS)
 def test_variant_trains_from_the_papers_first_loss(trained, variant) -> None:
     folder = folder_of(trained.out, variant)
@@ -312,6 +313,7 @@ def test_variant_trains_from_the_papers_first_loss(trained, variant) -> None:
     assert all(step["grad_norm"] > 0 for step in history)
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_dropped_prompts_and_sampled_more(trained) -> None:
     folder = folder_of(trained.out, "DAPO")
     history = json.loads((folder / "history.json").read_text())
@@ -319,6 +321,7 @@ def test_dynamic_sampling_dropped_prompts_and_sampled_more(trained) -> None:
     assert all(step["num_completions"] == 16 for step in history)
 
 
+@pytest.mark.slow
 def test_the_reference_is_no_longer_the_policy(trained) -> None:
     """Otherwise the terms with a divergence would say nothing."""
     assert max(abs(x) for row in trained.rows("REINFORCE++") for x in k1(row)) > 0.01

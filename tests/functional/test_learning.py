@@ -51,13 +51,8 @@ def test_fine_tuning_lowers_the_loss(tuned):
     assert metrics(tuned, "val/num_samples") == [256.0, 256.0]
 
 
-@pytest.mark.parametrize(
-    ("tp", "pp"),
-    [
-        pytest.param(2, 1, id="tp2"),
-        pytest.param(1, 2, id="pp2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)], ids=["tp2", "pp2"])
 def test_learns_to_reverse_digits(tuned, tmp_path, tp, pp):
     warm = tuned / "checkpoints" / "hf"
     (before,) = run_ranks(_sampled, 1, warm)

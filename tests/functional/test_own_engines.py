@@ -190,6 +190,7 @@ print("RESULT", dtensor.metrics["sampling_importance_ratio"])
 """
 
 
+@pytest.mark.slow
 def test_registered_engines_and_dtensor_over_ray(model, module, tmp_path):
     """Classes of the script itself reach the workers; then DTensor on two workers."""
     variables = environment()

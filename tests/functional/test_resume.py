@@ -29,8 +29,8 @@ from tests.functional.driver import (
 )
 from tests.functional.ranks import run_ranks
 
-STEPS = 20
-HALF = 10
+STEPS = 12
+HALF = 6
 
 
 REWARD = '''

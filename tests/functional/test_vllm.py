@@ -435,6 +435,7 @@ def test_what_vllm_refuses_is_said_in_a_line(tmp_path: Path, folder: Path):
         assert len(message) < 600 and "\n" not in message and "pydantic" not in message
 
 
+@pytest.mark.slow
 def test_two_processes_share_every_layer(folder: Path, model: Any, tmp_path: Path):
     with start(folder, tensor_parallel=2) as backend:
         assert furthest(model, answer(backend)) < 1e-4

@@ -101,6 +101,7 @@ def test_a_reward_that_never_returns_is_named_and_its_last_step_saved(model, tmp
     assert "nemo_rl: nothing has moved" in told
 
 
+@pytest.mark.slow
 def test_a_worker_that_stands_still_is_named(model, tmp_path):
     process = run(recipe(model, tmp_path), tmp_path / "run")
     said: list[str] = []

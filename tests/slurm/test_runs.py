@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.slurm.conftest import HERE, ROOT
+from tests.slurm.workplace import HERE, ROOT
 
 RECIPE = "recipes/grpo_smollm2_cpu.sh"
 LONG = ("steps=5000", "step_s=0.05")

@@ -1571,6 +1571,7 @@ def _vllm_worker(model: str) -> tuple[bool, bool]:
     return torch.equal(before, after), not torch.equal(before, changed)
 
 
+@pytest.mark.slow
 def test_the_worker_of_vllm(vllm_model) -> None:
     # Begun afresh: an engine does not start in a fork of a process with threads.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from nemo_rl.distributed.rank import RankInfo
 from nemo_rl.distributed.worker_shell import (
     Place,
     WorkerShell,
@@ -37,7 +38,7 @@ def test_it_builds_calls_and_closes(monkeypatch):
     shell = WorkerShell()
     assert "SLURM_PROCID" not in os.environ
     shell.close()
-    shell.build(Worker, None, {"plus": 10})
+    shell.build(Worker, RankInfo(rank=0, world_size=1), {"plus": 10})
     assert shell.call("add", ((1,), {"y": 2})) == 13
     shell.close()
     assert shell._worker.ended

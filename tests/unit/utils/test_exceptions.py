@@ -1,6 +1,7 @@
 """The error tree: bases, exit codes, the way between processes, and who raises them."""
 
 import pickle
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_rl.utils import exceptions
+from nemo_rl.utils import exceptions, pulse
 from nemo_rl.utils.exceptions import NemoRLError
 
 ALL = [
@@ -35,7 +36,8 @@ def test_users_mistakes_end_with_2_and_the_rest_with_1() -> None:
         "LaunchError",
         "RewardError",
     }
-    assert set(codes.values()) == {1, 2}
+    assert {name for name, code in codes.items() if code not in (1, 2)} == {"Hung"}
+    assert codes["Hung"] == 75
 
 
 def test_builtin_bases() -> None:
@@ -149,6 +151,16 @@ def other_weights() -> None:
         )
 
 
+def hung() -> None:
+    with tempfile.TemporaryDirectory() as scratch, pytest.MonkeyPatch.context() as p:
+        p.setenv(pulse.FOLDER, scratch)
+        pulse.start("driver", answers_hang=True)
+        try:
+            signal.raise_signal(pulse.HANG)
+        finally:
+            pulse.stop()
+
+
 RAISED_BY: dict[str, Callable[[], None]] = {
     "ConfigurationError": empty_model_name,
     "DataError": missing_data_file,
@@ -156,6 +168,7 @@ RAISED_BY: dict[str, Callable[[], None]] = {
     "LaunchError": unknown_site,
     "TrainingError": failing_callback,
     "RewardError": failing_reward,
+    "Hung": hung,
     "RefitError": weights_from_nowhere,
     "ConsistencyError": other_weights,
     "WorkerError": failing_worker,
