@@ -63,7 +63,7 @@ class Allocation:
     @property
     def is_head(self) -> bool:
         """Whether this node runs Ray's head and the driver."""
-        return self.node_index == 0
+        return self.node_index == 0 and not self.is_spare
 
     @property
     def is_spare(self) -> bool:

@@ -117,6 +117,7 @@ def test_a_users_mistake_ends_the_job_with_2(cluster, checkout, job_env, trainin
     )
 
 
+@pytest.mark.slow
 def test_a_lost_node_is_named_and_the_job_goes_on_without_it(
     cluster, checkout, job_env, training
 ):

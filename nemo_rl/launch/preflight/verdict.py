@@ -12,6 +12,7 @@ from typing import Any
 
 from nemo_rl.launch.allocation import Allocation
 from nemo_rl.launch.bulletin import Bulletin
+from nemo_rl.launch.failure import Failure
 from nemo_rl.launch.hostlist import compress
 from nemo_rl.launch.preflight.checks import FAIL, USER, WARN, Finding, bad
 from nemo_rl.launch.preflight.collective import RING_NAME
@@ -130,9 +131,16 @@ class Verdict:
             f"node {node} failed its checks: {', '.join(f.line() for f in found)}"
             for node, found in list(failed.items())[:5]
         )
-        raise NodesFailed(
-            f"{named or 'the all-reduce failed on no node in particular'}"
-        )
+        error = NodesFailed(named or "the all-reduce failed on no node in particular")
+        for node, found in list(failed.items())[:1]:
+            error.failure = Failure(
+                node=node,
+                process="checks",
+                message=f"{named}\nWhat to do: {found[0].cure}",
+                raised=True,
+                cause=f"{found[0].name}: {found[0].measured}",
+            )
+        raise error
 
     def _everywhere(self, last: Any) -> str | None:
         """Return the check that all nodes of this attempt, or of two, fail."""

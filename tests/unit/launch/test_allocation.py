@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nemo_rl.launch.allocation import (
@@ -77,3 +79,9 @@ def test_address_of_an_unknown_name_is_refused():
     with pytest.raises(LaunchError, match="nowhere.invalid has no address"):
         address_of("nowhere.invalid")
     assert address_of("localhost", alone=True).startswith("127.")
+
+
+def test_a_node_of_a_job_that_has_ended_is_neither_head_nor_at_work():
+    """Nobody trains: whoever took itself for the head would say how the job ended."""
+    nobody = replace(Allocation.from_environment(ENVIRON), num_nodes=0, node_index=0)
+    assert nobody.is_spare and not nobody.is_head
