@@ -198,7 +198,7 @@ def boxes(checkpoint):
     ("family", "before", "layout", "sizes"),
     [
         ("qwen2", "one", "tp2pp2", Layout(tp=2, pp=2)),
-        ("qwen3_moe", "one", "ep2", Layout(ep=2)),
+        pytest.param("qwen3_moe", "one", "ep2", Layout(ep=2), marks=pytest.mark.slow),
     ],
 )
 def test_training_goes_on_from_a_resharded_checkpoint(

@@ -85,6 +85,7 @@ def done(made, tmp_path_factory):
     return done
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_evaluated(made, done):
     folder, answers = made
     assert "pass@1" in done.stdout and "answered 24 of 24 prompts" in done.stderr
@@ -102,5 +103,6 @@ def test_a_checkpoint_is_evaluated(made, done):
     assert names == {"answers.jsonl", "report.md", "summary.json"}
 
 
+@pytest.mark.slow
 def test_sampling_and_training_agree(done):
     assert done.stdout.count(" ok ") == 3 and "TP2 PP1" in done.stdout

@@ -42,6 +42,7 @@ def tuned(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_fine_tuning_lowers_the_loss(tuned):
     loss, held_out = metrics(tuned, "train/loss"), metrics(tuned, "val/loss")
     print(f"loss {loss[0]:.3f} -> {loss[-1]:.3f}, held out {held_out}")

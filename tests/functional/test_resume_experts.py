@@ -29,10 +29,10 @@ def _life(rank, folder, layout, source, target):
 @pytest.mark.parametrize(
     ("family", "before", "after", "tolerance"),
     [
-        ("deepseek_v3", "ep2pp2", "ep2pp2", 0.0),
-        ("deepseek_v3", "ep2pp2", "one", 1e-6),
+        pytest.param("deepseek_v3", "ep2pp2", "ep2pp2", 0.0, marks=pytest.mark.slow),
+        pytest.param("deepseek_v3", "ep2pp2", "one", 1e-6, marks=pytest.mark.slow),
         ("qwen3_moe", "one", "ep2", 1e-6),
-        ("qwen3_moe", "pp2", "ep2pp2", 1e-6),
+        pytest.param("qwen3_moe", "pp2", "ep2pp2", 1e-6, marks=pytest.mark.slow),
     ],
 )
 def test_resume_with_experts(tmp_path, family, before, after, tolerance):
